@@ -1,0 +1,31 @@
+/** "The target failed": data, never an exception. What was seen, where, and when by a clock outside the box. */
+
+export type FailureKind =
+  /** Xen's own panic path: `panic()`, a failed assertion. */
+  | 'panic'
+  /** A trap in Xen's own code that it has no handler for. */
+  | 'fatal-trap'
+  /** `BUG()` in Xen's code. */
+  | 'bug'
+  /** A double fault: the stack or the descriptor tables of a CPU are unusable. */
+  | 'double-fault'
+  /** Xen halts or restarts the machine. */
+  | 'halt'
+  /** QEMU itself reports a shutdown, reset or internal error (a triple fault ends here). */
+  | 'machine-stop'
+  /** A CPU executes in Xen and makes no progress. */
+  | 'hang';
+
+export interface Failure {
+  readonly kind: FailureKind;
+  /** The CPU on which the failure was seen; absent where the machine as a whole stopped. */
+  readonly cpu?: number;
+  /** Where it was seen, as `function+offset`. */
+  readonly at?: string;
+  /** One sentence for people: what was seen. */
+  readonly summary: string;
+  /** Host-monotonic milliseconds at which the machine stopped (or the hang was declared). */
+  readonly detectedAtMs: number;
+  /** For a hang: how long the CPU had not made progress, in milliseconds of host time. */
+  readonly stalledMs?: number;
+}
