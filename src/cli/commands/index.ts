@@ -1,0 +1,5 @@
+/** All commands, in the order in which the help shows them. */
+import type { Command } from '../command.js';
+import { doctor } from './doctor.js';
+
+export const COMMANDS: readonly Command[] = [doctor];
