@@ -1,0 +1,310 @@
+/**
+ * The box as hardware: CPUs, memory, interrupt controllers and the switch that stops them. Unites the debugger stub, QMP and
+ * guest RAM of one QEMU. Nothing above this folder knows that it is QEMU.
+ */
+import { NinelivesError } from '../common/errors.js';
+import type { CpuRegisters } from '../x86/registers.js';
+import type { IoApicPin, LapicState, View } from '../x86/view.js';
+import { readCpus } from './attach.js';
+import { type HiddenRegisters, parseHiddenRegisters, parseIoApic, parseLapic } from './hmp.js';
+import { closeLink, type Link, type OpenLinkOptions, openLink } from './link.js';
+import type { Qmp, QmpEvent } from './qmp.js';
+import type { GuestRam } from './ram.js';
+import { openRam } from './ram-find.js';
+import type { MachineState, RunOneOptions } from './run-control.js';
+import type { MachineEvent, Stop } from './stop.js';
+
+export interface AttachOptions {
+  /** Path of a QMP socket of the running QEMU. */
+  readonly qmpPath: string;
+  /** Where the debugger stub is, or is to be: a socket path or host:port. Found or chosen when absent. */
+  readonly gdb?: string;
+}
+
+/** What happens to the box when the machine object is disposed. */
+export type Ownership = 'leave-running' | 'end';
+
+export class Machine {
+  #link: Link;
+  readonly #ram: GuestRam;
+  readonly #ownership: Ownership;
+  readonly #stopListeners = new Set<(stop: Stop) => void>();
+  readonly #eventListeners = new Set<(event: MachineEvent) => void>();
+  #leaveRunning: boolean;
+  #closed: boolean = false;
+
+  private constructor(link: Link, ram: GuestRam, ownership: Ownership) {
+    this.#link = link;
+    this.#ram = ram;
+    this.#ownership = ownership;
+    this.#leaveRunning = link.session.wasRunning;
+    this.#listen();
+  }
+
+  /**
+   * Attaches to a running QEMU: finds its RAM and CPUs, and its debugger stub, which it switches on when it is off.
+   * The machine stands still afterwards (connecting to the stub stops it); `resume()` lets it go on.
+   * @throws NL_QMP_LOST, NL_STUB_LOST, NL_STUB_BUSY, NL_QEMU_TOO_OLD, NL_QEMU_EXITED, NL_RAM_UNREACHABLE
+   */
+  static async attach(options: AttachOptions): Promise<Machine> {
+    return Machine.over(options, 'leave-running');
+  }
+
+  /** As `attach`, for whoever started the QEMU. @internal */
+  static async over(options: OpenLinkOptions, ownership: Ownership, ramFd?: number): Promise<Machine> {
+    let ram: GuestRam | undefined;
+    const link = await openLink(options, async (qmp, pid) => {
+      ram = await openRam(qmp, pid, ramFd);
+    });
+    return new Machine(link, ram!, ownership);
+  }
+
+  get cpuCount(): number {
+    return this.#link.cpus.length;
+  }
+
+  get ram(): GuestRam {
+    return this.#ram;
+  }
+
+  get qmp(): Qmp {
+    return this.#link.qmp;
+  }
+
+  /** QEMU's process. */
+  get pid(): number {
+    return this.#link.pid;
+  }
+
+  /** The host threads that execute the CPUs, by CPU. */
+  get threadIds(): number[] {
+    return this.#link.cpus.map((cpu) => cpu.threadId);
+  }
+
+  get state(): MachineState {
+    return this.#link.control.state;
+  }
+
+  /** The stop that the machine stands in, or the last one it stood in. */
+  get lastStop(): Stop {
+    return this.#link.control.lastStop;
+  }
+
+  /** Whether the machine ran before we attached to it. */
+  get wasRunning(): boolean {
+    return this.#link.session.wasRunning;
+  }
+
+  /** Stops all CPUs; the stop it stands in where it stands already. @throws NL_TIMEOUT, NL_STUB_LOST, NL_QEMU_EXITED */
+  freeze(): Promise<Stop> {
+    return this.#link.control.freeze();
+  }
+
+  /** Lets all CPUs run. A CPU that stands on one of our breakpoints is stepped off it first. */
+  async resume(): Promise<void> {
+    await this.#link.control.resume();
+    this.#leaveRunning = true;
+  }
+
+  /** The next stop; where the machine stands already, that one. @throws NL_TIMEOUT, NL_STUB_LOST, NL_QEMU_EXITED */
+  waitForStop(timeoutMs?: number): Promise<Stop> {
+    return this.#link.control.waitForStop(timeoutMs);
+  }
+
+  /** Calls `listener` at each stop of the whole machine from now on. Returns the end of the subscription. */
+  onStop(listener: (stop: Stop) => void): () => void {
+    this.#stopListeners.add(listener);
+    return () => this.#stopListeners.delete(listener);
+  }
+
+  /** Calls `listener` with resets, shutdowns, guest panics and the end of QEMU. Returns the end of the subscription. */
+  onEvent(listener: (event: MachineEvent) => void): () => void {
+    this.#eventListeners.add(listener);
+    return () => this.#eventListeners.delete(listener);
+  }
+
+  /** Registers of one CPU. See `registers.ts` for CPUs that are not in 64-bit code. */
+  registers(cpu: number): Promise<CpuRegisters> {
+    return this.#link.session.registers(cpu);
+  }
+
+  /** Registers of all CPUs, asked for in one write. */
+  allRegisters(): Promise<CpuRegisters[]> {
+    return this.#link.session.allRegisters(this.cpuCount);
+  }
+
+  /** Writes the given registers of one CPU: `cs`, `ss` and the other selectors first, then the rest. */
+  writeRegisters(cpu: number, values: Partial<CpuRegisters>): Promise<void> {
+    return this.writeAllRegisters(new Map([[cpu, values]]));
+  }
+
+  /** Writes registers of several CPUs in one write. Writing `cr3` (even the same value) flushes that CPU's TLB. */
+  async writeAllRegisters(writes: ReadonlyMap<number, Partial<CpuRegisters>>): Promise<void> {
+    this.#link.control.noteWrites(writes);
+    await this.#link.session.writeRegisters(writes);
+  }
+
+  /** What only QEMU's monitor tells of a CPU: halted or not, descriptor tables, task register. */
+  async hiddenRegisters(cpu: number): Promise<HiddenRegisters> {
+    const parsed = parseHiddenRegisters(await this.qmp.hmp('info registers', cpu));
+    if (!parsed) throw new NinelivesError('NL_QMP_ERROR', `"info registers" of CPU ${cpu} cannot be read`);
+    return parsed;
+  }
+
+  /** Breakpoints are by virtual address, for all CPUs. QEMU holds them beside memory, so text does not change. */
+  setBreakpoints(addresses: readonly bigint[]): Promise<void> {
+    return this.#link.control.setBreakpoints(addresses);
+  }
+
+  /** Removes these breakpoints, or all of ours. */
+  clearBreakpoints(addresses?: readonly bigint[]): Promise<void> {
+    return this.#link.control.clearBreakpoints(addresses);
+  }
+
+  /** Runs one CPU, all others standing still. A stop of kind `paused`: the time was over (a halted CPU never runs). */
+  runOne(cpu: number, options: RunOneOptions): Promise<Stop> {
+    return this.#link.control.runOne(cpu, options);
+  }
+
+  /** Executes one instruction on one CPU, with interrupts held back. */
+  stepOne(cpu: number): Promise<Stop> {
+    return this.#link.control.stepOne(cpu);
+  }
+
+  /** Changes text, as this CPU maps it; QEMU translates it anew. @throws NL_STUB_ERROR where nothing is mapped. */
+  async writeText(cpu: number, address: bigint, bytes: Uint8Array): Promise<void> {
+    await this.#link.session.writeVirtual(cpu, address, bytes);
+    this.#ram.invalidate();
+  }
+
+  /** Memory as this CPU maps it, through the stub. For what is not in RAM; `ram` and a page walk are far faster. */
+  readVirtual(cpu: number, address: bigint, length: number): Promise<Uint8Array> {
+    return this.#link.session.readVirtual(cpu, address, length);
+  }
+
+  /** Writes to a physical address through the stub, devices included: an MSI is a write to 0xfee00000 | apicId << 12. */
+  async writePhysicalStub(address: number, bytes: Uint8Array): Promise<void> {
+    await this.#link.session.writePhysical(address, bytes);
+    this.#ram.invalidate();
+  }
+
+  readPhysicalStub(address: number, length: number): Promise<Uint8Array> {
+    return this.#link.session.readPhysical(address, length);
+  }
+
+  /** The local interrupt controllers of all CPUs. */
+  lapics(): Promise<LapicState[]> {
+    return Promise.all(
+      this.#link.cpus.map(async (cpu) => parseLapic(await this.qmp.hmp('info lapic', cpu.index), cpu.apicId)),
+    );
+  }
+
+  /** The pins of the I/O interrupt controller. */
+  async ioApic(): Promise<IoApicPin[]> {
+    return parseIoApic(await this.qmp.hmp('info pic'));
+  }
+
+  /**
+   * A view of the frozen machine: registers and interrupt controllers as they are now, pages as they are when looked at.
+   * It is good until the machine runs again.
+   */
+  async capture(): Promise<View> {
+    const [registers, lapics] = await Promise.all([this.allRegisters(), this.lapics()]);
+    return new MachineView(registers, lapics, this.#ram);
+  }
+
+  /** Lets go of the machine, as a guard does: our breakpoints are removed, and a machine that ran before runs on. */
+  async detach(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await closeLink(this.#link, this.#leaveRunning ? 'run' : 'stand');
+    } finally {
+      this.#ram[Symbol.dispose]();
+    }
+  }
+
+  /** Ends QEMU, whoever started it. */
+  async end(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    try {
+      await this.#link.terminate();
+    } finally {
+      this.#ram[Symbol.dispose]();
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await (this.#ownership === 'end' ? this.end() : this.detach());
+  }
+
+  /** Re-reads what a new QEMU process has of its own. @internal */
+  async refreshCpus(): Promise<void> {
+    this.#link.cpus = await readCpus(this.#link.qmp);
+  }
+
+  #listen(): void {
+    const { control, qmp } = this.#link;
+    control.onStop = (stop) => {
+      for (const listener of [...this.#stopListeners]) listener(stop);
+    };
+    control.onFrozen = () => this.#ram.invalidate();
+    qmp.subscribe((event) => {
+      const told = toMachineEvent(event);
+      if (told?.kind === 'shutdown') control.shutdownReason = told.reason;
+      if (told) this.#tell(told);
+    });
+    this.#link.onLost = (error) => {
+      if (!this.#closed) this.#tell({ kind: 'ended', error, atMs: performance.now() });
+    };
+  }
+
+  #tell(event: MachineEvent): void {
+    for (const listener of [...this.#eventListeners]) listener(event);
+  }
+}
+
+class MachineView implements View {
+  readonly cpuCount: number;
+  readonly physicalSize: number;
+  readonly page: (frame: number) => Uint8Array | undefined;
+  readonly #registers: readonly CpuRegisters[];
+  readonly #lapics: readonly LapicState[];
+
+  constructor(registers: readonly CpuRegisters[], lapics: readonly LapicState[], ram: GuestRam) {
+    this.cpuCount = registers.length;
+    this.physicalSize = ram.size;
+    this.page = (frame) => ram.page(frame);
+    this.#registers = registers;
+    this.#lapics = lapics;
+  }
+
+  registers(cpu: number): Readonly<CpuRegisters> {
+    return this.#registers[cpu] ?? noSuchCpu(cpu);
+  }
+
+  lapic(cpu: number): LapicState {
+    return this.#lapics[cpu] ?? noSuchCpu(cpu);
+  }
+}
+
+function noSuchCpu(cpu: number): never {
+  throw new NinelivesError('NL_INTERNAL', `the box has no CPU ${cpu}`);
+}
+
+function toMachineEvent(event: QmpEvent): MachineEvent | undefined {
+  const reason = typeof event.data.reason === 'string' ? event.data.reason : undefined;
+  switch (event.name) {
+    case 'RESET':
+      return { kind: 'reset', reason, atMs: event.atMs };
+    case 'SHUTDOWN':
+      return { kind: 'shutdown', reason, atMs: event.atMs };
+    case 'GUEST_PANICKED':
+      return { kind: 'guest-panicked', atMs: event.atMs };
+    case 'WATCHDOG':
+      return { kind: 'watchdog', atMs: event.atMs };
+    default:
+      return undefined;
+  }
+}

@@ -1,0 +1,30 @@
+/** What /proc tells about QEMU's process. */
+import { readFileSync } from 'node:fs';
+
+/** Linux's flag of a task that has begun to exit (include/linux/sched.h). */
+const PF_EXITING = 0x4;
+
+/**
+ * Whether this process is gone or going. A process that was killed closes its sockets before it becomes a zombie, so a
+ * closed socket is explained by the exiting flag, not by the state alone.
+ */
+export function isGone(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const state = fields[0] ?? '';
+    return state === 'Z' || state === 'X' || (Number(fields[6]) & PF_EXITING) !== 0;
+  } catch {
+    return true;
+  }
+}
+
+/** The process that a thread belongs to; `undefined` when the thread is not on this host. */
+export function processOf(threadId: number): number | undefined {
+  try {
+    const match = /^Tgid:\s+(\d+)$/m.exec(readFileSync(`/proc/${threadId}/status`, 'latin1'));
+    return match ? Number(match[1]) : undefined;
+  } catch {
+    return undefined;
+  }
+}
