@@ -53,7 +53,10 @@ class Collector {
   struct(name: string, unit: string, kind: 'struct' | 'union', size: number, members: [string, string][]): void {
     const key = `${kind} ${size};${members.join(';')}`;
     let variants = this.variants.get(name);
-    if (variants === undefined) this.variants.set(name, (variants = new Map()));
+    if (variants === undefined) {
+      variants = new Map();
+      this.variants.set(name, variants);
+    }
     const same = variants.get(key);
     if (same === undefined)
       variants.set(key, { layout: { kind, size, members: Object.fromEntries(members) }, units: [unit] });
@@ -74,7 +77,10 @@ class Collector {
         if (shared) return;
         for (const unit of variant.units) {
           let names = renamed.get(unit);
-          if (names === undefined) renamed.set(unit, (names = new Map()));
+          if (names === undefined) {
+            names = new Map();
+            renamed.set(unit, names);
+          }
           names.set(name, key);
         }
       });

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { NinelivesError } from '../common/errors.js';
 import { Cursor, elfInvalid, latin1 } from './bytes.js';
-import { type Symbol, SymbolTable } from './symbols.js';
+import { type ElfSymbol, SymbolTable } from './symbols.js';
 
 export interface Section {
   readonly name: string;
@@ -207,7 +207,7 @@ export class ElfFile {
       throw elfInvalid('the symbol names are missing', `${this.label}: section ${table.link}`);
     const names = this.sectionBytes(strings);
     const cursor = new Cursor(this.sectionBytes(table), `${this.label}: section ${table.name}`);
-    const symbols: Symbol[] = [];
+    const symbols: ElfSymbol[] = [];
     let file: string | undefined;
     for (let i = 0; cursor.end - cursor.pos >= 24; i++) {
       const nameAt = cursor.u32();

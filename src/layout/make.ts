@@ -10,7 +10,7 @@ import { readUnits } from './dwarf.js';
 import { collectLayouts, type Layouts } from './dwarf-layouts.js';
 import { ElfFile, isAllocated } from './elf.js';
 import { formatProfile, PROFILE_FORMAT, type ProfileFile, packSymbol, type TextCheck } from './profile-file.js';
-import type { Symbol, SymbolTable } from './symbols.js';
+import type { ElfSymbol, SymbolTable } from './symbols.js';
 
 export interface MakeOptions {
   /** The `xen-syms` of the build that runs, where that is not the one with DWARF. */
@@ -87,7 +87,9 @@ export function makeProfileFrom(types: ElfFile, stock: ElfFile, options: MakeOpt
 
 function checkText(types: ElfFile, stock: ElfFile, options: MakeOptions): TextCheck {
   const report = compareCode(types, stock);
-  const different = [...report.different.map((d) => d.name), ...report.onlyFirst, ...report.onlySecond].sort();
+  const different = [...report.different.map((d) => d.name), ...report.onlyFirst, ...report.onlySecond].sort((a, b) =>
+    a < b ? -1 : 1,
+  );
   const check: TextCheck = { functions: report.total, same: report.same, different };
   if (different.length > 0 && options.onDifferentCode !== 'record')
     throw new NinelivesError(
@@ -131,10 +133,10 @@ function compiler(elf: ElfFile): string {
 }
 
 /** Names that the profile holds; a file only where it tells namesakes apart. */
-function wantedSymbols(table: SymbolTable): Symbol[] {
+function wantedSymbols(table: SymbolTable): ElfSymbol[] {
   return table.all
     .filter((s) => !NOISE.test(s.name) && table.ranges.some((r) => s.address >= r.address && s.address <= r.end))
-    .map((s): Symbol => {
+    .map((s): ElfSymbol => {
       const { file: _, ...rest } = s;
       return table.named(s.name).length > 1 ? s : rest;
     })
@@ -146,7 +148,7 @@ function wantedSymbols(table: SymbolTable): Symbol[] {
  * function's static `x` is `x.3`), so a variable goes from its DWARF address to the symbol there, by name to the stock's.
  */
 function variableTypes(layouts: Layouts, from: SymbolTable, to: SymbolTable): Record<string, string> {
-  const symbolAt = new Map<bigint, Symbol[]>();
+  const symbolAt = new Map<bigint, ElfSymbol[]>();
   for (const symbol of from.all) {
     const same = symbolAt.get(symbol.address);
     if (same === undefined) symbolAt.set(symbol.address, [symbol]);

@@ -1,5 +1,5 @@
 /** The profile file: its shape, and how it is packed so that it is small and a difference can be read line by line. */
-import { type Symbol, type SymbolKind, SymbolTable } from './symbols.js';
+import { type ElfSymbol, type SymbolKind, SymbolTable } from './symbols.js';
 
 /** Raised when an older ninelives could not read a newer file, or the other way round. */
 export const PROFILE_FORMAT = 1;
@@ -45,7 +45,7 @@ export interface ProfileFile {
 const LETTERS: Readonly<Record<SymbolKind, string>> = { function: 'f', object: 'o', label: 'l' };
 
 /** One symbol as the file holds it. Capital letters are global symbols. */
-export function packSymbol(symbol: Symbol, base: bigint): string {
+export function packSymbol(symbol: ElfSymbol, base: bigint): string {
   const letter = LETTERS[symbol.kind];
   const file = symbol.file === undefined ? '' : ` ${symbol.file}`;
   const kind = symbol.global ? letter.toUpperCase() : letter;
@@ -55,7 +55,7 @@ export function packSymbol(symbol: Symbol, base: bigint): string {
 export function unpackSymbols(file: ProfileFile): SymbolTable {
   const base = imageBase(file);
   const kinds: Record<string, SymbolKind> = { f: 'function', o: 'object', l: 'label' };
-  const symbols = file.symbols.map((line): Symbol => {
+  const symbols = file.symbols.map((line): ElfSymbol => {
     const [offset, letter, size, name, source] = line.split(' ') as [string, string, string, string, string?];
     const kind = letter.toLowerCase();
     return {

@@ -9,11 +9,11 @@ import { fileURLToPath } from 'node:url';
 import { NinelivesError } from '../common/errors.js';
 import { PROFILE_FORMAT, type ProfileFile, unpackSymbols } from './profile-file.js';
 import { StructLayout } from './struct-layout.js';
-import type { Symbol, SymbolTable } from './symbols.js';
+import type { ElfSymbol, SymbolTable } from './symbols.js';
 import { parseType, type TypeRef } from './types.js';
 
 export { type Field, StructLayout } from './struct-layout.js';
-export type { Symbol, SymbolKind } from './symbols.js';
+export type { ElfSymbol, SymbolKind } from './symbols.js';
 export type { TypeRef } from './types.js';
 
 const PROFILE_FOLDER = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'profiles');
@@ -65,13 +65,14 @@ export function parseProfile(text: string, buildId: string, path = 'the profile'
       fix: 'Restore the file, or make it again with `ninelives profile make`.',
       ...(cause === undefined ? {} : { cause }),
     });
-  let file: ProfileFile;
+  let file: ProfileFile | null;
   try {
-    file = JSON.parse(text) as ProfileFile;
+    file = JSON.parse(text) as ProfileFile | null;
   } catch (cause) {
     throw damaged('it is no JSON', cause);
   }
-  if (file?.format !== PROFILE_FORMAT) throw damaged(`it has format ${file?.format}, not ${PROFILE_FORMAT}`);
+  if (file === null || file.format !== PROFILE_FORMAT)
+    throw damaged(`it has format ${file?.format ?? 'none'}, not ${PROFILE_FORMAT}`);
   if (file.buildId !== buildId) throw damaged(`it describes build-id ${file.buildId}`);
   for (const part of ['image', 'structs', 'variables', 'enums', 'aliases', 'constants', 'symbols'] as const)
     if (typeof file[part] !== 'object' || file[part] === null) throw damaged(`the part '${part}' is missing`);
@@ -106,7 +107,7 @@ export class Profile {
   }
 
   /** All symbols whose name fits, in the order of their addresses. */
-  symbolsMatching(pattern: RegExp): Symbol[] {
+  symbolsMatching(pattern: RegExp): ElfSymbol[] {
     return this.symbols.all.filter((s) => pattern.test(s.name));
   }
 

@@ -2,7 +2,7 @@
 
 export type SymbolKind = 'function' | 'object' | 'label';
 
-export interface Symbol {
+export interface ElfSymbol {
   readonly name: string;
   readonly address: bigint;
   /** Bytes; 0 where the assembler did not say. */
@@ -26,7 +26,7 @@ const MARK =
   /^_*(start|end|stext|etext|sinittext|einittext|srodata|erodata|sdata|edata|sbss|ebss|2M_.*|.*_(start|end)|init_begin|init_end|[se]textentry|[se]_?\w*text)$|^__per_cpu|^__start_|^__stop_|^__end_|^__initcall|^(\.|\$)/;
 
 /** Higher is the better name for an address. */
-function rank(symbol: Symbol): number {
+function rank(symbol: ElfSymbol): number {
   let score = symbol.kind === 'function' ? 16 : symbol.kind === 'object' ? 12 : 0;
   if (symbol.kind === 'label' && MARK.test(symbol.name)) score -= 8;
   if (symbol.global) score += 3;
@@ -37,13 +37,13 @@ function rank(symbol: Symbol): number {
 }
 
 export class SymbolTable {
-  readonly all: readonly Symbol[];
+  readonly all: readonly ElfSymbol[];
   readonly ranges: readonly SymbolRange[];
-  readonly #byName = new Map<string, Symbol[]>();
+  readonly #byName = new Map<string, ElfSymbol[]>();
   /** Best symbol of each address, ascending; built on first use. */
-  #order: { readonly symbols: Symbol[]; readonly addresses: BigUint64Array } | undefined;
+  #order: { readonly symbols: ElfSymbol[]; readonly addresses: BigUint64Array } | undefined;
 
-  constructor(symbols: readonly Symbol[], ranges: readonly SymbolRange[]) {
+  constructor(symbols: readonly ElfSymbol[], ranges: readonly SymbolRange[]) {
     this.all = symbols;
     this.ranges = ranges;
     for (const symbol of symbols) {
@@ -57,7 +57,7 @@ export class SymbolTable {
    * All symbols of this name; several where static ones share it. `file.c#name` asks for the static one of a file,
    * as Xen itself writes such symbols.
    */
-  named(name: string): readonly Symbol[] {
+  named(name: string): readonly ElfSymbol[] {
     const exact = this.#byName.get(name);
     if (exact !== undefined) return exact;
     const hash = name.indexOf('#');
@@ -66,7 +66,7 @@ export class SymbolTable {
   }
 
   /** The symbol that best says what lives at `va`, and how far into it; `undefined` outside the image. */
-  at(va: bigint): { symbol: Symbol; offset: number } | undefined {
+  at(va: bigint): { symbol: ElfSymbol; offset: number } | undefined {
     const range = this.ranges.find((r) => va >= r.address && va < r.end);
     if (range === undefined) return undefined;
     this.#order ??= this.#sort();
@@ -78,7 +78,7 @@ export class SymbolTable {
       if (addresses[middle]! <= va) low = middle + 1;
       else high = middle;
     }
-    let fallback: Symbol | undefined;
+    let fallback: ElfSymbol | undefined;
     // A label inside a sized function must not hide the function, so look back a little for one that covers `va`.
     for (let i = low - 1, steps = 0; i >= 0 && steps < 32; i--, steps++) {
       const symbol = symbols[i]!;
@@ -92,8 +92,8 @@ export class SymbolTable {
     return fallback && { symbol: fallback, offset: Number(va - fallback.address) };
   }
 
-  #sort(): { symbols: Symbol[]; addresses: BigUint64Array } {
-    const best = new Map<bigint, Symbol>();
+  #sort(): { symbols: ElfSymbol[]; addresses: BigUint64Array } {
+    const best = new Map<bigint, ElfSymbol>();
     for (const symbol of this.all) {
       const other = best.get(symbol.address);
       if (other === undefined || rank(symbol) > rank(other)) best.set(symbol.address, symbol);
