@@ -7,14 +7,14 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['test/**/*.test.ts'],
-          exclude: ['test/**/*.box.test.ts'],
+          include: ['spec/**/*.test.ts', 'test/**/*.test.ts'],
+          exclude: ['spec/**/*.box.test.ts', 'test/**/*.box.test.ts'],
         },
       },
       {
         test: {
           name: 'box',
-          include: ['test/**/*.box.test.ts'],
+          include: ['spec/**/*.box.test.ts', 'test/**/*.box.test.ts'],
           fileParallelism: false,
           maxWorkers: 1,
           testTimeout: 300_000,
