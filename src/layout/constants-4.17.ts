@@ -1,7 +1,8 @@
 /**
  * What Xen 4.17's headers define by macro, so that DWARF has no trace of it. Facts about the x86-64 hypervisor, restated
  * as values; where each group stands in Xen's source is said in `docs/design/profiles.md`, which also says how they were
- * checked. Values above 2^53 are bigints.
+ * checked. Values above 2^53 are bigints. What only a Xen with 32-bit PV guests has (CONFIG_PV32) is left out: Debian's
+ * has it off.
  */
 
 const bit = (n: number): bigint => 1n << BigInt(n);
@@ -103,8 +104,6 @@ const pages = {
   PGT_pinned: bit(59),
   _PGT_validated: 58,
   PGT_validated: bit(58),
-  _PGT_pae_xen_l2: 57,
-  PGT_pae_xen_l2: bit(57),
   _PGT_partial: 56,
   PGT_partial: bit(56),
   _PGT_non_coherent: 55,
@@ -187,7 +186,6 @@ const vectors = {
   FIRST_LEGACY_VECTOR: 0x20,
   LAST_LEGACY_VECTOR: 0x2f,
   IRQ_MOVE_CLEANUP_VECTOR: 0x22,
-  HYPERCALL_VECTOR: 0x82,
   LEGACY_SYSCALL_VECTOR: 0x80,
   TRAP_nmi: 2,
   TRAP_int3: 3,

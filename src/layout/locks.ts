@@ -65,27 +65,41 @@ export function typeSites<Kind extends string>(profile: Profile, wanted: Readonl
     inStruct.set(name, sites);
     if (!profile.hasStruct(name)) return sites;
     const layout = profile.struct(name);
-    const members = layout.memberNames.map((member) => ({ member, ...layout.field(member) }));
-    for (const member of members) {
+    for (const member of layout.members('aggregates')) {
       const inner = ofType(member.type);
       if (inner.length === 0) continue;
-      const shared = members.some(
-        (o) => o !== member && o.offset < member.offset + member.size && member.offset < o.offset + o.size,
+      const end = member.offset + profile.sizeOf(member.type);
+      const shared = [...layout.members()].some(
+        (o) =>
+          o.name !== member.name &&
+          o.offset < end &&
+          (o.offset >= member.offset || o.offset + sizeOfKnown(profile, o.type) > member.offset),
       );
       for (const site of inner) {
-        const arm = site.arm === undefined ? (shared ? member.member : undefined) : `${member.member}${join(site.arm)}`;
+        const arm = site.arm === undefined ? (shared ? member.name : undefined) : `${member.name}${join(site.arm)}`;
         sites.push({
-          path: `${member.member}${join(site.path)}`,
+          path: `${member.name}${join(site.path)}`,
           offset: member.offset + site.offset,
           kind: site.kind,
-          ...(arm === undefined ? {} : { arm: shared ? member.member : arm }),
+          ...(arm === undefined ? {} : { arm: shared ? member.name : arm }),
         });
       }
     }
     return sites;
   };
 
+  // Types that read the same are one object, so most members are answered from here.
+  const ofTypes = new Map<TypeRef, readonly TypeSite<Kind>[]>();
   const ofType = (type: TypeRef): readonly TypeSite<Kind>[] => {
+    let sites = ofTypes.get(type);
+    if (sites === undefined) {
+      sites = walkType(type);
+      ofTypes.set(type, sites);
+    }
+    return sites;
+  };
+
+  const walkType = (type: TypeRef): readonly TypeSite<Kind>[] => {
     switch (type.kind) {
       case 'struct':
       case 'union': {
@@ -118,6 +132,12 @@ export function typeSites<Kind extends string>(profile: Profile, wanted: Readonl
   for (const name of profile.structNames) if (!wanted.has(name)) ofStruct(name);
   for (const [name, sites] of inStruct) if (sites.length === 0) inStruct.delete(name);
   return { globals, perCpu, inStruct };
+}
+
+/** As `sizeOf`, but 0 for a struct that is declared and never defined. */
+function sizeOfKnown(profile: Profile, type: TypeRef): number {
+  if ((type.kind === 'struct' || type.kind === 'union') && !profile.hasStruct(type.name)) return 0;
+  return profile.sizeOf(type);
 }
 
 const join = (path: string): string => (path === '' || path.startsWith('[') ? path : `.${path}`);

@@ -22,12 +22,16 @@ export class Normalizer {
 
   constructor(elf: ElfFile) {
     this.#elf = elf;
-    const sections = elf.sections.filter((s) => isAllocated(s) && s.size > 0);
-    this.#from = sections.reduce((low, s) => (s.address < low ? s.address : low), 1n << 64n);
-    this.#to = sections.reduce(
-      (high, s) => (s.address + BigInt(s.size) > high ? s.address + BigInt(s.size) : high),
-      0n,
-    );
+    let from = 1n << 64n;
+    let to = 0n;
+    for (const section of elf.sections) {
+      if (!isAllocated(section) || section.size === 0) continue;
+      const end = section.address + BigInt(section.size);
+      if (section.address < from) from = section.address;
+      if (end > to) to = end;
+    }
+    this.#from = from;
+    this.#to = to;
   }
 
   /** Decodes a block. Padding at its end is left out, since it depends on where the next block begins. */

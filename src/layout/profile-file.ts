@@ -38,34 +38,40 @@ export interface ProfileFile {
   >;
   /** Variable to type. */
   readonly variables: Readonly<Record<string, string>>;
-  /** `hex offset from the first section, kind letter, hex size, name[, file]`, blank-separated. */
-  readonly symbols: readonly string[];
+  readonly symbols: readonly PackedSymbol[];
 }
+
+/**
+ * Offset from the first section, kind, size in bytes, name, and the file where namesakes have to be told apart. Kinds
+ * are f(unction), o(bject), l(abel), in capitals for global symbols. An array, since JSON parses that fastest.
+ */
+export type PackedSymbol = readonly [number, string, number, string, string?];
 
 const LETTERS: Readonly<Record<SymbolKind, string>> = { function: 'f', object: 'o', label: 'l' };
 
-/** One symbol as the file holds it. Capital letters are global symbols. */
-export function packSymbol(symbol: ElfSymbol, base: bigint): string {
+/** One symbol as the file holds it. */
+export function packSymbol(symbol: ElfSymbol, base: bigint): PackedSymbol {
   const letter = LETTERS[symbol.kind];
-  const file = symbol.file === undefined ? '' : ` ${symbol.file}`;
   const kind = symbol.global ? letter.toUpperCase() : letter;
-  return `${(symbol.address - base).toString(16)} ${kind} ${symbol.size.toString(16)} ${symbol.name}${file}`;
+  const offset = Number(symbol.address - base);
+  return symbol.file === undefined
+    ? [offset, kind, symbol.size, symbol.name]
+    : [offset, kind, symbol.size, symbol.name, symbol.file];
 }
 
 export function unpackSymbols(file: ProfileFile): SymbolTable {
   const base = imageBase(file);
   const kinds: Record<string, SymbolKind> = { f: 'function', o: 'object', l: 'label' };
-  const symbols = file.symbols.map((line): ElfSymbol => {
-    const [offset, letter, size, name, source] = line.split(' ') as [string, string, string, string, string?];
+  const symbols = file.symbols.map(([offset, letter, size, name, source]): ElfSymbol => {
     const kind = letter.toLowerCase();
-    return {
+    const symbol = {
       name,
-      address: base + BigInt(Number.parseInt(offset, 16)),
-      size: Number.parseInt(size, 16),
+      address: base + BigInt(offset),
+      size,
       kind: kinds[kind] ?? 'label',
       global: letter !== kind,
-      ...(source === undefined ? {} : { file: source }),
     };
+    return source === undefined ? symbol : { ...symbol, file: source };
   });
   const ranges = file.image.map(([name, address, size]) => ({
     name,

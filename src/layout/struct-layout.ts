@@ -14,6 +14,8 @@ export interface Field {
   readonly bit?: { readonly offset: number; readonly width: number };
 }
 
+const AGGREGATE = / (struct |union |\[)/;
+
 export class StructLayout {
   readonly #fields = new Map<string, Field>();
   readonly #members: Readonly<Record<string, string>>;
@@ -32,6 +34,19 @@ export class StructLayout {
   /** Direct members in the order of the source, those of anonymous structs and unions among them. */
   get memberNames(): string[] {
     return Object.keys(this.#members);
+  }
+
+  /**
+   * Direct members with their places, in the order of the source.
+   * @param which `aggregates`: only those that are structs, unions or arrays (much the fewer, so quicker)
+   */
+  *members(which: 'all' | 'aggregates' = 'all'): Generator<Omit<Field, 'size'> & { readonly name: string }> {
+    for (const name in this.#members) {
+      const text = this.#members[name]!;
+      if (which === 'aggregates' && !AGGREGATE.test(text)) continue;
+      const { type, ...place } = parseMember(text);
+      yield { name, ...place, type: parseType(type) };
+    }
   }
 
   /** Whether `path` leads somewhere. */

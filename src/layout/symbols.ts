@@ -92,6 +92,20 @@ export class SymbolTable {
     return fallback && { symbol: fallback, offset: Number(va - fallback.address) };
   }
 
+  /** The lowest symbol address above `va`: where whatever stands at `va` ends at the latest. */
+  after(va: bigint): bigint | undefined {
+    this.#order ??= this.#sort();
+    const { addresses } = this.#order;
+    let low = 0;
+    let high = addresses.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (addresses[middle]! <= va) low = middle + 1;
+      else high = middle;
+    }
+    return addresses[low];
+  }
+
   #sort(): { symbols: ElfSymbol[]; addresses: BigUint64Array } {
     const best = new Map<bigint, ElfSymbol>();
     for (const symbol of this.all) {
