@@ -68,32 +68,30 @@ export async function findStub(qmp: Qmp, qmpPath: string, wanted?: string): Prom
     const { label, filename } = asRecord(value);
     return { label: String(label), filename: String(filename) };
   });
-  // The stub's own monitor device ("gdb" by file name) exists exactly when the stub is on.
-  const isOn = devices.some((device) => device.filename === 'gdb');
-  if (isOn) {
-    const found = devices
-      .filter((device) => !device.label.startsWith('compat_monitor'))
-      .map((device) => ({ device, address: listeningAddress(device.filename) }))
-      .filter(({ address }) => address !== undefined);
-    const stub =
-      wanted === undefined
-        ? (found.find(({ device }) => device.label === 'gdb') ??
-          found.find(({ device }) => /gdb/i.test(device.label) || /gdb/i.test(device.filename)))
-        : found.find(({ address }) => sameAddress(address, parseAddress(wanted)));
-    if (stub && !stub.device.filename.startsWith('disconnected:'))
+  const candidates = devices
+    .filter((device) => !device.label.startsWith('compat_monitor') && looksLikeStub(device))
+    .map((device) => ({ device, address: listeningAddress(device.filename) }));
+  const asked = wanted === undefined ? undefined : parseAddress(wanted);
+  const stub = candidates.find(({ address }) => asked === undefined || sameAddress(address, asked)) ?? candidates[0];
+  if (stub) {
+    if (!stub.device.filename.startsWith('disconnected:'))
       throw new NinelivesError('NL_STUB_BUSY', `another debugger is connected to the stub (${stub.device.filename})`, {
         fix: 'close the other debugger; QEMU serves one at a time',
       });
-    if (stub?.address) return { address: stub.address, startedByUs: false };
-    if (wanted !== undefined) return { address: parseAddress(wanted), startedByUs: false };
+    const address = asked ?? stub.address;
+    if (address) return { address, startedByUs: false };
     throw new NinelivesError('NL_STUB_LOST', 'the debugger stub is on, but QMP does not tell where', {
       fix: 'give its address with --gdb',
     });
   }
-  const address = wanted === undefined ? defaultAddress(qmpPath) : parseAddress(wanted);
+  const address = asked ?? defaultAddress(qmpPath);
   await startStub(qmp, address);
   return { address, startedByUs: true };
 }
+
+/** QEMU labels the device of a stub "gdb" unless the user named it (`-chardev ...,id=NAME -gdb chardev:NAME`). */
+const looksLikeStub = (device: { label: string; filename: string }): boolean =>
+  device.label === 'gdb' || (device.filename.includes('server') && /gdb/i.test(`${device.label} ${device.filename}`));
 
 /** Switches the stub off; the machine goes on as it was. */
 export async function stopStub(qmp: Qmp): Promise<void> {

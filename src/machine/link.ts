@@ -19,11 +19,13 @@ export interface Link {
   readonly control: RunControl;
   readonly pid: number;
   readonly stubStartedByUs: boolean;
-  cpus: readonly CpuFact[];
+  readonly cpus: readonly CpuFact[];
   /** Called once when QEMU ends or either socket is lost. */
   onLost: (error: NinelivesError) => void;
   /** Ends QEMU: asks, then kills. */
   terminate(): Promise<void>;
+  /** Ends QEMU at once. */
+  kill(): Promise<void>;
 }
 
 /**
@@ -68,6 +70,7 @@ function connectParts(
     cpus,
     onLost: () => {},
     terminate: () => terminate(link),
+    kill: () => kill(link),
   };
   let lost = false;
   const lose = (error: NinelivesError): void => {
@@ -104,14 +107,18 @@ const QUIT_LIMIT_MS = 2000;
 async function terminate(link: Link): Promise<void> {
   link.onLost = () => {};
   const asked = link.qmp.execute('quit').catch(() => {});
-  const quit = await waitUntilGone(link.pid, QUIT_LIMIT_MS);
-  if (!quit) {
-    process.kill(link.pid, 'SIGKILL');
-    await waitUntilGone(link.pid, QUIT_LIMIT_MS);
-  }
+  await waitUntilGone(link.pid, QUIT_LIMIT_MS);
+  await kill(link);
+  await asked;
+}
+
+async function kill(link: Link): Promise<void> {
+  link.onLost = () => {};
+  link.control.fail(new NinelivesError('NL_QEMU_EXITED', 'QEMU was ended by us'));
+  if (!isGone(link.pid)) process.kill(link.pid, 'SIGKILL');
+  await waitUntilGone(link.pid, QUIT_LIMIT_MS);
   link.session.close();
   link.qmp.close();
-  await asked;
 }
 
 /** Whether the process ended within the limit. */

@@ -5,13 +5,25 @@
 import { NinelivesError } from '../common/errors.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { IoApicPin, LapicState, View } from '../x86/view.js';
-import { readCpus } from './attach.js';
 import { type HiddenRegisters, parseHiddenRegisters, parseIoApic, parseLapic } from './hmp.js';
-import { closeLink, type Link, type OpenLinkOptions, openLink } from './link.js';
+import { closeLink, type Link, openLink } from './link.js';
+import { identityOf, OwnedQemu } from './owned.js';
+import { checkBinary } from './process.js';
 import type { Qmp, QmpEvent } from './qmp.js';
-import type { GuestRam } from './ram.js';
+import { type GuestRam, MappedRam } from './ram.js';
 import { openRam } from './ram-find.js';
 import type { MachineState, RunOneOptions } from './run-control.js';
+import {
+  checkSnapshot,
+  loadDevices,
+  type RamRestore,
+  restoreRam,
+  type SaveTimes,
+  type SnapshotCheck,
+  type SnapshotManifest,
+  writeSnapshot,
+} from './snapshot.js';
+import type { MachineSpec, Origin } from './spec.js';
 import type { MachineEvent, Stop } from './stop.js';
 
 export interface AttachOptions {
@@ -21,22 +33,34 @@ export interface AttachOptions {
   readonly gdb?: string;
 }
 
-/** What happens to the box when the machine object is disposed. */
-export type Ownership = 'leave-running' | 'end';
+type NotFitting = Exclude<SnapshotCheck, { kind: 'fits' }>;
+
+export type StartedFromSnapshot =
+  | { readonly kind: 'restored'; readonly machine: Machine; readonly manifest: SnapshotManifest }
+  | NotFitting;
+
+export type Restored =
+  | {
+      readonly kind: 'restored';
+      readonly manifest: SnapshotManifest;
+      readonly tookMs: number;
+      readonly ram: RamRestore;
+    }
+  | NotFitting;
 
 export class Machine {
   #link: Link;
   readonly #ram: GuestRam;
-  readonly #ownership: Ownership;
+  readonly #owned: OwnedQemu | undefined;
   readonly #stopListeners = new Set<(stop: Stop) => void>();
   readonly #eventListeners = new Set<(event: MachineEvent) => void>();
   #leaveRunning: boolean;
   #closed: boolean = false;
 
-  private constructor(link: Link, ram: GuestRam, ownership: Ownership) {
+  private constructor(link: Link, ram: GuestRam, owned: OwnedQemu | undefined) {
     this.#link = link;
     this.#ram = ram;
-    this.#ownership = ownership;
+    this.#owned = owned;
     this.#leaveRunning = link.session.wasRunning;
     this.#listen();
   }
@@ -47,16 +71,56 @@ export class Machine {
    * @throws NL_QMP_LOST, NL_STUB_LOST, NL_STUB_BUSY, NL_QEMU_TOO_OLD, NL_QEMU_EXITED, NL_RAM_UNREACHABLE
    */
   static async attach(options: AttachOptions): Promise<Machine> {
-    return Machine.over(options, 'leave-running');
-  }
-
-  /** As `attach`, for whoever started the QEMU. @internal */
-  static async over(options: OpenLinkOptions, ownership: Ownership, ramFd?: number): Promise<Machine> {
     let ram: GuestRam | undefined;
     const link = await openLink(options, async (qmp, pid) => {
-      ram = await openRam(qmp, pid, ramFd);
+      ram = await openRam(qmp, pid);
     });
-    return new Machine(link, ram!, ownership);
+    return new Machine(link, ram!, undefined);
+  }
+
+  /**
+   * Starts a machine. It stands still before its first instruction; `resume()` lets it boot.
+   * @throws NL_QEMU_MISSING, NL_QEMU_TOO_OLD, NL_NO_SPACE, NL_ADDRESS_IN_USE, NL_QEMU_EXITED, NL_TIMEOUT
+   */
+  static async start(spec: MachineSpec): Promise<Machine> {
+    return Machine.#launch(await OwnedQemu.create(spec), 'reset', async () => {});
+  }
+
+  /**
+   * Starts a machine from a snapshot: it stands where it stood when it was saved. A snapshot that does not fit is told and
+   * nothing is started. @throws as `start`, NL_QMP_ERROR when QEMU cannot load the device state
+   */
+  static async startFromSnapshot(spec: MachineSpec, dir: string): Promise<StartedFromSnapshot> {
+    const check = checkSnapshot(dir, identityOf(spec, await checkBinary(spec.binary)));
+    if (check.kind !== 'fits') return check;
+    const machine = await Machine.#launch(await OwnedQemu.create(spec), 'incoming', async (qmp, ram) => {
+      restoreRam(ram, dir);
+      await loadDevices(qmp, dir);
+    });
+    return { kind: 'restored', machine, manifest: check.manifest };
+  }
+
+  static async #launch(
+    owned: OwnedQemu,
+    origin: Origin,
+    prepare: (qmp: Qmp, ram: MappedRam) => Promise<void>,
+  ): Promise<Machine> {
+    let ram: GuestRam | undefined;
+    try {
+      const link = await owned.launch(origin, async (qmp, pid) => {
+        ram = await openRam(qmp, pid, owned.ramFd);
+        await prepare(qmp, requireMapped(ram));
+      });
+      return new Machine(link, ram!, owned);
+    } catch (error) {
+      if (ram) {
+        ram[Symbol.dispose]();
+        owned.remove();
+      } else {
+        owned.discard();
+      }
+      throw error;
+    }
   }
 
   get cpuCount(): number {
@@ -74,6 +138,11 @@ export class Machine {
   /** QEMU's process. */
   get pid(): number {
     return this.#link.pid;
+  }
+
+  /** Folder with the sockets and logs of a machine that we started. */
+  get runtimeDir(): string | undefined {
+    return this.#owned?.home.dir;
   }
 
   /** The host threads that execute the CPUs, by CPU. */
@@ -213,6 +282,39 @@ export class Machine {
     return new MachineView(registers, lapics, this.#ram);
   }
 
+  /**
+   * Saves the frozen machine as a folder, replacing an older snapshot there.
+   * @param extra kept in the manifest for the caller
+   * @throws NL_USAGE for a machine that we did not start, NL_NO_SPACE, NL_QMP_ERROR
+   */
+  async saveSnapshot(dir: string, extra: Readonly<Record<string, unknown>> = {}): Promise<SaveTimes> {
+    const owned = this.#requireOwned('save');
+    if (this.state !== 'frozen') throw new NinelivesError('NL_INTERNAL', 'a snapshot of a running machine');
+    return writeSnapshot(dir, this.qmp, requireMapped(this.#ram), owned.identity, extra);
+  }
+
+  /**
+   * Makes this machine what it was when the snapshot was saved: a new QEMU process with the same RAM and sockets, frozen. Console
+   * connections have to be made again; breakpoints are gone. A snapshot that does not fit is told and nothing is changed.
+   * @throws NL_USAGE for a machine that we did not start, and as `start`
+   */
+  async restoreSnapshot(dir: string): Promise<Restored> {
+    const owned = this.#requireOwned('restore');
+    const check = checkSnapshot(dir, owned.identity);
+    if (check.kind !== 'fits') return check;
+    const begin = performance.now();
+    await this.#link.kill();
+    let ramTimes: RamRestore | undefined;
+    const ram = requireMapped(this.#ram);
+    this.#link = await owned.launch('incoming', async (qmp) => {
+      ramTimes = restoreRam(ram, dir);
+      await loadDevices(qmp, dir);
+    });
+    this.#leaveRunning = false;
+    this.#listen();
+    return { kind: 'restored', manifest: check.manifest, tookMs: performance.now() - begin, ram: ramTimes! };
+  }
+
   /** Lets go of the machine, as a guard does: our breakpoints are removed, and a machine that ran before runs on. */
   async detach(): Promise<void> {
     if (this.#closed) return;
@@ -224,7 +326,7 @@ export class Machine {
     }
   }
 
-  /** Ends QEMU, whoever started it. */
+  /** Ends QEMU, whoever started it, and removes what we made for it. */
   async end(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -232,16 +334,20 @@ export class Machine {
       await this.#link.terminate();
     } finally {
       this.#ram[Symbol.dispose]();
+      this.#owned?.remove();
     }
   }
 
+  /** A machine of lifetime `ours` ends; any other is left as a guard leaves it. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await (this.#ownership === 'end' ? this.end() : this.detach());
+    await (this.#owned?.spec.lifetime === 'ours' ? this.end() : this.detach());
   }
 
-  /** Re-reads what a new QEMU process has of its own. @internal */
-  async refreshCpus(): Promise<void> {
-    this.#link.cpus = await readCpus(this.#link.qmp);
+  #requireOwned(verb: string): OwnedQemu {
+    if (this.#owned) return this.#owned;
+    throw new NinelivesError('NL_USAGE', `only a machine that ninelives started can ${verb} snapshots`, {
+      fix: 'start the box with ninelives up',
+    });
   }
 
   #listen(): void {
@@ -263,6 +369,11 @@ export class Machine {
   #tell(event: MachineEvent): void {
     for (const listener of [...this.#eventListeners]) listener(event);
   }
+}
+
+function requireMapped(ram: GuestRam): MappedRam {
+  if (ram instanceof MappedRam) return ram;
+  throw new NinelivesError('NL_INTERNAL', 'a machine of ours whose RAM is not mapped');
 }
 
 class MachineView implements View {

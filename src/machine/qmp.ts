@@ -41,6 +41,7 @@ export class Qmp {
   readonly #listeners = new Set<(event: QmpEvent) => void>();
   #greeting: { resolve: (version: QmpVersion) => void; reject: (error: Error) => void } | undefined;
   #text = '';
+  #outgoing = '';
   #nextId = 1;
   #lost: NinelivesError | undefined;
   #version: QmpVersion = { major: 0, minor: 0, micro: 0, package: '' };
@@ -98,7 +99,7 @@ export class Qmp {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#waiting.set(id, { command, resolve, reject });
-      this.#socket.write(`${JSON.stringify({ execute: command, ...(args ? { arguments: args } : {}), id })}\n`);
+      this.#enqueue(`${JSON.stringify({ execute: command, ...(args ? { arguments: args } : {}), id })}\n`);
     });
   }
 
@@ -174,6 +175,17 @@ export class Qmp {
         },
       };
     });
+  }
+
+  /** Commands of one turn leave in one write: QEMU's monitor thread wakes once for all of them. */
+  #enqueue(line: string): void {
+    if (this.#outgoing === '')
+      queueMicrotask(() => {
+        const data = this.#outgoing;
+        this.#outgoing = '';
+        if (!this.#lost) this.#socket.write(data);
+      });
+    this.#outgoing += line;
   }
 
   #receive(chunk: string): void {

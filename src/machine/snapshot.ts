@@ -1,0 +1,248 @@
+/**
+ * Snapshots of a whole machine as a folder: `manifest.json`, `devices` (QEMU's migration stream without RAM, 0.3 MB) and `ram` (a
+ * sparse copy of guest memory).
+ *
+ * With the migration capability `x-ignore-shared` QEMU leaves shared RAM out of the stream; we copy it, and at restore write
+ * only what differs. The idea is syzkaller's. A restored machine is a new QEMU process: an `-incoming` load is what
+ * migration is made and tested for, and costs about 50 ms more than `loadvm`, which needs a qcow2 drive in the machine.
+ */
+import {
+  closeSync,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { NinelivesError } from '../common/errors.js';
+import { PAGE_SIZE } from '../x86/address.js';
+import { copyBytes, dataRanges, mapFile, punchHole, releaseMapping, sameBytes, VIEW_SIZE } from './libc.js';
+import { asRecord, type Qmp } from './qmp.js';
+import type { MappedRam } from './ram.js';
+
+const FORMAT = 1;
+const BLOCK = 64 * 1024;
+const ZEROS = new Uint8Array(BLOCK);
+
+const manifestSchema = z.object({
+  format: z.literal(FORMAT),
+  /** Such as "7.2.22 (Debian ...)": device state is only read by the QEMU that wrote it. */
+  qemu: z.string(),
+  cpus: z.number(),
+  memoryBytes: z.number(),
+  argumentsHash: z.string(),
+  imageHash: z.string(),
+  /** What the caller wants to keep with it. */
+  extra: z.record(z.string(), z.unknown()),
+});
+
+export type SnapshotManifest = z.infer<typeof manifestSchema>;
+
+/** What a machine is, to be compared with what a snapshot is of. */
+export type SnapshotIdentity = Pick<SnapshotManifest, 'qemu' | 'cpus' | 'memoryBytes' | 'argumentsHash' | 'imageHash'>;
+
+/** Whether a snapshot fits. Not fitting is no error: the caller boots anew and saves another one. */
+export type SnapshotCheck =
+  | { readonly kind: 'fits'; readonly manifest: SnapshotManifest }
+  | { readonly kind: 'missing' }
+  | { readonly kind: 'damaged'; readonly reason: string }
+  | { readonly kind: 'mismatch'; readonly differences: readonly SnapshotDifference[] };
+
+export interface SnapshotDifference {
+  readonly what: keyof SnapshotIdentity;
+  readonly snapshot: string;
+  readonly machine: string;
+}
+
+const devicesIn = (dir: string): string => join(dir, 'devices');
+const ramIn = (dir: string): string => join(dir, 'ram');
+const manifestIn = (dir: string): string => join(dir, 'manifest.json');
+
+/** Reads the manifest and compares it. */
+export function checkSnapshot(dir: string, machine: SnapshotIdentity): SnapshotCheck {
+  if (!existsSync(manifestIn(dir))) return { kind: 'missing' };
+  let raw: unknown;
+  try {
+    raw = JSON.parse(readFileSync(manifestIn(dir), 'utf8'));
+  } catch (error) {
+    return { kind: 'damaged', reason: error instanceof Error ? error.message : String(error) };
+  }
+  const parsed = manifestSchema.safeParse(raw);
+  if (!parsed.success) return { kind: 'damaged', reason: z.prettifyError(parsed.error) };
+  if (!existsSync(devicesIn(dir)) || !existsSync(ramIn(dir))) return { kind: 'damaged', reason: 'a file is missing' };
+  const keys = ['qemu', 'cpus', 'memoryBytes', 'argumentsHash', 'imageHash'] as const;
+  const differences = keys
+    .filter((what) => parsed.data[what] !== machine[what])
+    .map((what) => ({ what, snapshot: String(parsed.data[what]), machine: String(machine[what]) }));
+  return differences.length === 0 ? { kind: 'fits', manifest: parsed.data } : { kind: 'mismatch', differences };
+}
+
+export interface SaveTimes {
+  readonly devicesMs: number;
+  readonly ramMs: number;
+  readonly ramBytes: number;
+}
+
+/**
+ * Saves the frozen machine. The folder appears at once and complete, in place of an older one.
+ * @throws NL_NO_SPACE, NL_QMP_ERROR
+ */
+export async function writeSnapshot(
+  dir: string,
+  qmp: Qmp,
+  ram: MappedRam,
+  identity: SnapshotIdentity,
+  extra: Readonly<Record<string, unknown>>,
+): Promise<SaveTimes> {
+  const draft = `${dir}.${process.pid}.tmp`;
+  rmSync(draft, { recursive: true, force: true });
+  mkdirSync(draft, { recursive: true });
+  try {
+    const begin = performance.now();
+    await saveDevices(qmp, devicesIn(draft));
+    const middle = performance.now();
+    const ramBytes = saveRam(ram, ramIn(draft));
+    const end = performance.now();
+    const manifest: SnapshotManifest = { format: FORMAT, ...identity, extra: { ...extra } };
+    writeFileSync(manifestIn(draft), `${JSON.stringify(manifest, null, 2)}\n`);
+    rmSync(dir, { recursive: true, force: true });
+    renameSync(draft, dir);
+    return { devicesMs: middle - begin, ramMs: end - middle, ramBytes };
+  } catch (error) {
+    rmSync(draft, { recursive: true, force: true });
+    if (asRecord(error).code === 'ENOSPC')
+      throw new NinelivesError('NL_NO_SPACE', `no space for a snapshot in ${dir}`, {
+        fix: 'free some space, or put the cache folder elsewhere',
+        cause: error,
+      });
+    throw error;
+  }
+}
+
+/** Loads the device state into a QEMU that was started with `-incoming defer` and whose RAM is restored already. */
+export async function loadDevices(qmp: Qmp, dir: string): Promise<void> {
+  await ignoreSharedRam(qmp);
+  await qmp.execute('migrate-incoming', { uri: `exec:cat ${shellQuote(devicesIn(dir))}` });
+  await awaitMigration(qmp, 'loading the snapshot');
+}
+
+async function saveDevices(qmp: Qmp, path: string): Promise<void> {
+  await ignoreSharedRam(qmp);
+  // The default limit of 128 MiB/s paces even 0.3 MB.
+  await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
+  await qmp.execute('migrate', { uri: `exec:cat > ${shellQuote(path)}` });
+  await awaitMigration(qmp, 'saving the snapshot');
+  await reclaimDrives(qmp);
+}
+
+async function ignoreSharedRam(qmp: Qmp): Promise<void> {
+  await qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'x-ignore-shared', state: true }] });
+}
+
+const MIGRATION_LIMIT_MS = 30_000;
+
+async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
+  const end = performance.now() + MIGRATION_LIMIT_MS;
+  while (performance.now() < end) {
+    const { status, 'error-desc': reason } = asRecord(await qmp.execute('query-migrate'));
+    if (status === 'completed') return;
+    if (status === 'failed' || status === 'cancelled')
+      throw new NinelivesError('NL_QMP_ERROR', `${what} failed: ${String(reason ?? status)}`);
+    await sleep(1);
+  }
+  throw new NinelivesError('NL_TIMEOUT', `${what} took more than ${MIGRATION_LIMIT_MS} ms`);
+}
+
+/**
+ * After a migration QEMU has given its writable drives away, and only QMP's `cont` takes them back; the stub's does not. A
+ * machine with such drives executes for some microseconds here, after its state was saved.
+ */
+async function reclaimDrives(qmp: Qmp): Promise<void> {
+  const drives = (await qmp.execute('query-block')) as unknown[];
+  const writable = drives.some((drive) => asRecord(asRecord(drive).inserted).ro === false);
+  if (writable) await Promise.all([qmp.execute('cont'), qmp.execute('stop')]);
+}
+
+/** Copies all blocks that are not zero. Returns their bytes. */
+function saveRam(ram: MappedRam, path: string): number {
+  const { views, length } = ram.mapping;
+  const fd = openSync(path, 'w', 0o600);
+  let written = 0;
+  try {
+    ftruncateSync(fd, length);
+    for (const range of dataRanges(ram.fd, length)) {
+      for (let at = alignDown(range.start); at < range.end; at += BLOCK) {
+        const block = views[Math.floor(at / VIEW_SIZE)]!.subarray(at % VIEW_SIZE, (at % VIEW_SIZE) + BLOCK);
+        if (Buffer.compare(block, ZEROS.subarray(0, block.length)) === 0) continue;
+        written += writeSync(fd, block, 0, block.length, at);
+      }
+    }
+  } finally {
+    closeSync(fd);
+  }
+  return written;
+}
+
+export interface RamRestore {
+  /** Bytes that were looked at, and that differed and were written. */
+  readonly comparedBytes: number;
+  readonly writtenBytes: number;
+}
+
+/**
+ * Makes guest RAM equal to the snapshot's, writing only pages that differ. No QEMU may execute the guest meanwhile.
+ * @throws NL_RAM_UNREACHABLE when the snapshot's RAM cannot be mapped.
+ */
+export function restoreRam(ram: MappedRam, dir: string): RamRestore {
+  const { address: live, length } = ram.mapping;
+  const fd = openSync(ramIn(dir), 'r');
+  const golden = mapFile(fd, length, 'read');
+  try {
+    const wanted = dataRanges(fd, length).map(({ start, end }) => ({
+      start: alignDown(start),
+      end: Math.min(length, alignDown(end + BLOCK - 1)),
+    }));
+    for (const hole of gaps(wanted, length)) punchHole(ram.fd, hole.start, hole.end - hole.start);
+    let comparedBytes = 0;
+    let writtenBytes = 0;
+    for (const { start, end } of wanted) {
+      for (let at = start; at < end; at += BLOCK) {
+        const size = Math.min(BLOCK, end - at);
+        comparedBytes += size;
+        if (sameBytes(live + at, golden.address + at, size)) continue;
+        for (let page = at; page < at + size; page += PAGE_SIZE) {
+          if (sameBytes(live + page, golden.address + page, PAGE_SIZE)) continue;
+          copyBytes(live + page, golden.address + page, PAGE_SIZE);
+          writtenBytes += PAGE_SIZE;
+        }
+      }
+    }
+    return { comparedBytes, writtenBytes };
+  } finally {
+    releaseMapping(golden);
+    closeSync(fd);
+  }
+}
+
+const alignDown = (offset: number): number => offset - (offset % BLOCK);
+
+/** What ascending ranges leave free below `length`. */
+function gaps(ranges: readonly { start: number; end: number }[], length: number): { start: number; end: number }[] {
+  const free: { start: number; end: number }[] = [];
+  let at = 0;
+  for (const { start, end } of ranges) {
+    if (start > at) free.push({ start: at, end: start });
+    at = Math.max(at, end);
+  }
+  if (at < length) free.push({ start: at, end: length });
+  return free;
+}
+
+const shellQuote = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;
