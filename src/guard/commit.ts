@@ -1,0 +1,43 @@
+/** Carries out a checked plan on the frozen machine: memory through the RAM mapping, text and registers through the stub. */
+import { unreachable } from '../common/errors.js';
+import type { Machine } from '../machine/machine.js';
+import type { Plan } from '../recover/plan.js';
+import { PAGE_SIZE } from '../x86/address.js';
+import type { CpuRegisters } from '../x86/registers.js';
+import type { XenMemory } from '../xen/memory.js';
+
+/**
+ * Memory edits are applied in order; register edits of a CPU are merged, the last one wins. Calls are not carried out
+ * here: the step that places CPUs has turned them into frames on their stacks.
+ * @throws NL_STUB_LOST, NL_STUB_ERROR; the machine stays frozen then
+ */
+export async function commit(machine: Machine, memory: XenMemory, plan: Plan): Promise<void> {
+  const registers = new Map<number, Partial<CpuRegisters>>();
+  for (const edit of plan.edits) {
+    switch (edit.kind) {
+      case 'memory':
+        writeVirtual(machine, memory, edit.address, edit.after);
+        break;
+      case 'text':
+        await machine.writeText(0, edit.address, edit.after);
+        break;
+      case 'registers':
+        registers.set(edit.cpu, { ...registers.get(edit.cpu), ...edit.set });
+        break;
+      case 'call':
+        break;
+      default:
+        unreachable(edit);
+    }
+  }
+  await machine.writeAllRegisters(registers);
+}
+
+function writeVirtual(machine: Machine, memory: XenMemory, address: bigint, bytes: Uint8Array): void {
+  for (let done = 0; done < bytes.length; ) {
+    const at = memory.physicalAddress(address + BigInt(done));
+    const chunk = Math.min(bytes.length - done, PAGE_SIZE - (at % PAGE_SIZE));
+    machine.ram.write(at, bytes.subarray(done, done + chunk));
+    done += chunk;
+  }
+}

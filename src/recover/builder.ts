@@ -1,0 +1,102 @@
+/** How steps write a plan: every change goes to the overlay and is appended, with its step and reason. */
+import { PAGE_SIZE, virtual } from '../x86/address.js';
+import type { CpuRegisters } from '../x86/registers.js';
+import type { View } from '../x86/view.js';
+import type { XenObject } from '../xen/object.js';
+import type { Xen } from '../xen/xen.js';
+import { Overlay } from './overlay.js';
+import type { Edit, Problem } from './plan.js';
+
+export class PlanBuilder {
+  /** Xen as it will be once the plan so far has been committed. */
+  readonly xen: Xen;
+  readonly #overlay: Overlay;
+  readonly #edits: Edit[] = [];
+  readonly #problems: Problem[] = [];
+  #step = '';
+  #findings: string[] = [];
+
+  constructor(xen: Xen) {
+    this.#overlay = new Overlay(xen.view);
+    this.xen = xen.through(this.#overlay);
+  }
+
+  get edits(): readonly Edit[] {
+    return this.#edits;
+  }
+
+  get problems(): readonly Problem[] {
+    return this.#problems;
+  }
+
+  get view(): View {
+    return this.#overlay;
+  }
+
+  /** Begins a step; what follows is recorded under its name. Returns the findings it will fill. */
+  begin(step: string): readonly string[] {
+    this.#step = step;
+    this.#findings = [];
+    return this.#findings;
+  }
+
+  /** A line for the timeline: what this step found. */
+  found(text: string): void {
+    this.#findings.push(text);
+  }
+
+  /** Something that forbids the commit. */
+  problem(message: string): void {
+    this.#problems.push({ step: this.#step, message });
+  }
+
+  /** Writes an integer of `size` bytes where it differs from what is there; says whether it did. */
+  write(address: bigint, size: 1 | 2 | 4 | 8, value: bigint | number, reason: string): boolean {
+    const after = new Uint8Array(size);
+    const view = new DataView(after.buffer);
+    const unsigned = BigInt.asUintN(8 * size, BigInt(value));
+    if (size === 8) view.setBigUint64(0, unsigned, true);
+    else if (size === 4) view.setUint32(0, Number(unsigned), true);
+    else if (size === 2) view.setUint16(0, Number(unsigned), true);
+    else view.setUint8(0, Number(unsigned));
+    return this.writeBytes(address, after, reason);
+  }
+
+  /** Writes bytes where they differ from what is there; may cross pages. Says whether anything differed. */
+  writeBytes(address: bigint, after: Uint8Array, reason: string): boolean {
+    const before = this.xen.memory.bytes(address, after.length);
+    if (before.every((byte, i) => byte === after[i])) return false;
+    for (let done = 0; done < after.length; ) {
+      const at = this.xen.memory.physicalAddress(address + BigInt(done));
+      const chunk = Math.min(after.length - done, PAGE_SIZE - (at % PAGE_SIZE));
+      this.#overlay.write(at, after.subarray(done, done + chunk));
+      done += chunk;
+    }
+    this.#edits.push({ kind: 'memory', step: this.#step, reason, address: virtual(address), before, after });
+    return true;
+  }
+
+  /** Writes a field of a structure, of whatever size the layout gives it. Bit fields keep their neighbours. */
+  set(object: XenObject, path: string, value: bigint | number, reason: string): boolean {
+    const field = object.layout.field(path);
+    const address = object.address + BigInt(field.offset);
+    const size = field.size as 1 | 2 | 4 | 8;
+    if (field.bit === undefined) return this.write(address, size, value, reason);
+    const mask = ((1n << BigInt(field.bit.width)) - 1n) << BigInt(field.bit.offset);
+    const bytes = this.xen.memory.bytes(address, size);
+    let raw = 0n;
+    for (let i = size - 1; i >= 0; i--) raw = (raw << 8n) | BigInt(bytes[i]!);
+    return this.write(address, size, (raw & ~mask) | ((BigInt(value) << BigInt(field.bit.offset)) & mask), reason);
+  }
+
+  /** Sends a CPU elsewhere: registers it will have when the machine resumes. */
+  setRegisters(cpu: number, set: Partial<CpuRegisters>, reason: string): void {
+    this.#overlay.setRegisters(cpu, set);
+    this.#edits.push({ kind: 'registers', step: this.#step, reason, cpu, set });
+  }
+
+  /** Has `cpu` call a function of Xen, interrupts off, before it goes where the plan sends it. */
+  call(cpu: number, functionName: string, args: readonly bigint[], reason: string): void {
+    this.#edits.push({ kind: 'call', step: this.#step, reason, cpu, function: functionName, arguments: args });
+  }
+}

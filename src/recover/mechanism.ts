@@ -1,0 +1,78 @@
+/** From a frozen machine to a checked plan. Pure: the same view gives the same plan, always. */
+import { type CpuState, readSituation } from '../xen/cpus.js';
+import { listDomains } from '../xen/domains.js';
+import type { EntryFacts } from '../xen/entry.js';
+import type { Xen } from '../xen/xen.js';
+import { PlanBuilder } from './builder.js';
+import { auditPlan } from './check.js';
+import type { CpuRecord, Plan, StepRecord } from './plan.js';
+import type { Step, StepContext } from './step.js';
+
+export interface Mechanism {
+  readonly name: string;
+  readonly steps: readonly Step[];
+}
+
+export interface PlanOptions {
+  /** Names of steps that are left out: the ablation study. `place-cpus` cannot be. */
+  readonly without?: ReadonlySet<string>;
+  /** A clock for the duration of steps, in milliseconds. Replay gives none, so that plans compare equal. */
+  readonly now?: () => number;
+}
+
+export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
+  const { without, now = () => 0 } = options;
+  const situation = readSituation(xen, facts, listDomains(xen));
+  const plan = new PlanBuilder(xen);
+  const context: StepContext = {
+    plan,
+    xen: plan.xen,
+    facts,
+    situation,
+    abandoned: situation.cpus.filter((cpu) => cpu.where === 'xen'),
+    destinations: new Map(),
+    notes: new Map(),
+  };
+  const steps: StepRecord[] = [];
+  const record = (step: Pick<Step, 'name' | 'removes' | 'source'>, run: () => void): void => {
+    const findings = plan.begin(step.name);
+    const editsBefore = plan.edits.length;
+    const startedMs = now();
+    run();
+    const { name, removes, source } = step;
+    steps.push({
+      name,
+      removes,
+      source,
+      findings,
+      edits: plan.edits.length - editsBefore,
+      durationMs: now() - startedMs,
+    });
+  };
+  for (const step of mechanism.steps) {
+    if (!without?.has(step.name)) record(step, () => step.run(context));
+  }
+  record(auditPlan, () => auditPlan.run(context));
+  return {
+    mechanism: mechanism.name,
+    edits: plan.edits,
+    steps,
+    cpus: situation.cpus.map((cpu) => cpuRecord(context, cpu)),
+    problems: plan.problems,
+  };
+}
+
+function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecord {
+  const isAbandoned = abandoned.includes(state);
+  const remarks = notes.get(state.cpu) ?? [];
+  return {
+    cpu: state.cpu,
+    where: state.where === 'halted' ? 'idle' : state.where,
+    vcpu: state.current.name,
+    ...(state.hypercall.state === 'none' ? {} : { hypercall: state.hypercall.name }),
+    backtrace: state.backtrace.map((entry) => entry.text),
+    action: isAbandoned ? ['abandoned', ...remarks].join('; ') : 'left alone',
+    abandoned: isAbandoned,
+    retried: remarks.some((remark) => remark.endsWith('is retried')),
+  };
+}

@@ -1,0 +1,196 @@
+/**
+ * Entry windows: at the first instructions of an entry from a guest, and at the last ones of a return to it, the
+ * guest's registers live in the CPU and not in the frame on its stack. Dropping the thread there would lose them.
+ *
+ * For a CPU that was merely frozen, the rest of the entry sequence is run on values. For the CPU that failed, the
+ * failure's own trap frame holds the registers as they were, but its instruction pointer may be worthless; the stack
+ * pointer and the registers themselves tell how far the sequence was (Xen 4.17 asm_defns.h: SAVE_ALL first moves the
+ * stack pointer to the frame, then stores and clears one register after the other; RESTORE_ALL loads them and moves
+ * the stack pointer last; around VMRUN they are popped and saved in the same frame).
+ *
+ * An HVM guest's frame is incomplete in one more way: rip, rsp, rflags and rax come from the VMCB, and Xen copies them
+ * at the start of its exit handler. And between CLGI and STGI the CPU takes no interrupts whatever its flags say. Such a
+ * CPU goes on at Xen's own STGI, which leads to the exit handler; where the exit had been handled already, the VMCB's
+ * exit code is made that of an external interrupt, whose handling does nothing.
+ */
+import { emulate } from '../../x86/emulate.js';
+import type { GENERAL_REGISTERS } from '../../x86/registers.js';
+import type { CpuState } from '../../xen/cpus.js';
+import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
+import type { XenObject } from '../../xen/object.js';
+import { onStack } from '../../xen/stack.js';
+import { note, type Step, type StepContext } from '../step.js';
+
+type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
+
+/** In the order in which SAVE_ALL stores and clears them. */
+const SAVE_ORDER: readonly SavedRegister[] = [
+  'rdi',
+  'rsi',
+  'rdx',
+  'rcx',
+  'rax',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'rbx',
+  'rbp',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+];
+/** `VMEXIT_INTR`: a physical interrupt ended the guest's run (AMD64 manual volume 2, appendix C). */
+const VMEXIT_INTR = 0x60n;
+/** Selectors that Xen gives a 64-bit PV guest (public/arch-x86/xen-x86_64.h). */
+const GUEST_CS = 0xe033;
+const GUEST_SS = 0xe02b;
+
+export const completeFrames: Step = {
+  name: 'complete-frames',
+  removes: 'guest registers that live in the CPU, since it stands in an entry or exit sequence',
+  source: 'ours; Xen 4.17 x86_64/entry.S, hvm/svm/entry.S',
+  run(context) {
+    for (const cpu of context.abandoned) {
+      if (cpu.current.domain.kind === 'idle') continue;
+      if (cpu.traps.length === 0) completeFrozen(context, cpu);
+      else completeFailed(context, cpu);
+    }
+  },
+};
+
+/** The instruction pointer is good: run on from it until the frame is complete. */
+function completeFrozen(context: StepContext, cpu: CpuState): void {
+  const { plan, xen, facts } = context;
+  const { svm } = facts;
+  const { registers, stack } = cpu;
+  const { rip } = registers;
+  if (svm !== undefined && cpu.current.domain.kind === 'hvm') {
+    const afterRun = rip > svm.vmrun && rip <= svm.handlerReturn;
+    const handler = xen.symbol('svm_vmexit_handler');
+    const unsynced = rip >= handler && rip <= svm.handlerFirstCall;
+    if (rip > svm.clgi && rip <= svm.vmrun) return resumeAtStgi(context, cpu, 'handled');
+    if (unsynced) return resumeAtStgi(context, cpu, 'pending');
+    if (!afterRun) return;
+    if (rip < svm.stgi) saveRest();
+    return resumeAtStgi(context, cpu, 'pending');
+  }
+  const entering = onStack(stack, registers.rsp) && registers.rsp >= stack.guestFrame;
+  if ((entering || isTrampoline(context, cpu)) && !isExit(context, rip)) saveRest();
+
+  function saveRest(): void {
+    const state = { registers: { ...registers }, rip };
+    const count = emulate(
+      state,
+      {
+        code: (at) => (xen.memory.isMapped(at + 14n) ? xen.memory.bytes(at, 15) : xen.memory.bytes(at, 1)),
+        read: (at, size) => (size === 8 ? xen.memory.u64(at) : BigInt(xen.memory.u32(at))),
+        write: (at, size, value) => {
+          plan.write(
+            at,
+            size as 1 | 2 | 4 | 8,
+            value,
+            `${cpu.current.name}: registers still in CPU ${cpu.cpu} are saved`,
+          );
+        },
+      },
+      () => false,
+    );
+    if (count > 0) plan.found(`CPU ${cpu.cpu}: ran ${count} instructions of ${xen.profile.describe(rip)} on values`);
+  }
+}
+
+/** Between the SYSCALL and the switch to Xen's stack, code in the CPU's stub page runs on the guest's stack. */
+function isTrampoline({ xen }: StepContext, { cpu, registers }: CpuState): boolean {
+  const stubs = xen.object('stubs', xen.perCpu('stubs', cpu)).u64('addr');
+  return registers.rip >= stubs && registers.rip < stubs + BigInt(xen.profile.constant('STUB_BUF_SIZE'));
+}
+
+/** On the way out the frame stays complete in memory until the guest runs. */
+function isExit({ xen }: StepContext, rip: bigint): boolean {
+  const name = xen.profile.resolve(rip)?.name;
+  return name === 'restore_all_guest' || name === 'restore_all_xen' || name === 'iret_exit_to_guest';
+}
+
+/** The registers as of the failure come from the trap it caused. */
+function completeFailed(context: StepContext, cpu: CpuState): void {
+  const { plan, xen } = context;
+  const trap = cpu.traps.at(-1)!;
+  const { guestFrame, end } = cpu.stack;
+  const frame = xen.object('cpu_user_regs', guestFrame);
+  if (!onStack(cpu.stack, trap.rsp)) return;
+  if (trap.rsp < guestFrame || trap.rsp >= end) return;
+  const hvm = cpu.current.domain.kind === 'hvm';
+  const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
+  const unsaved = unsavedRegisters(context, cpu, frame, trap.object, trap.rsp);
+  for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
+  if (!hvm) completeSyscallFrame();
+  if (unsaved.length > 0)
+    plan.found(`CPU ${cpu.cpu}: ${unsaved.length} registers of ${cpu.current.name} taken from the failure's frame`);
+  if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(context, cpu)) ? 'pending' : 'handled');
+
+  /** SYSCALL pushes nothing; Xen's entry code builds the upper part of the frame word by word. */
+  function completeSyscallFrame(): void {
+    const slot = (path: string): bigint => frame.at(path);
+    if (trap.rsp <= slot('error_code')) return;
+    if (trap.rsp > slot('rip')) {
+      const guestStack = trap.rsp >= slot('ss') ? trap.object.u64('rax') : xen.memory.u64(slot('rsp'));
+      const keptInSs = xen.memory.u64(slot('ss'));
+      plan.set(frame, 'rax', keptInSs === BigInt(GUEST_SS) ? trap.object.u64('rax') : keptInSs, reason);
+      plan.write(slot('rsp'), 8, guestStack, reason);
+      plan.write(slot('ss'), 8, GUEST_SS, reason);
+      plan.write(slot('rflags'), 8, trap.object.u64('r11'), reason);
+      plan.write(slot('cs'), 8, GUEST_CS, reason);
+      plan.write(slot('rip'), 8, trap.object.u64('rcx'), reason);
+    }
+    const bySyscall = frame.u64('rip') === trap.object.u64('rcx') && frame.u64('rflags') === trap.object.u64('r11');
+    plan.set(frame, 'error_code', 0, reason);
+    plan.set(frame, 'entry_vector', bySyscall ? TRAP_SYSCALL : 0, reason);
+  }
+}
+
+/** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
+function unsavedRegisters(
+  { facts }: StepContext,
+  cpu: CpuState,
+  frame: XenObject,
+  trap: XenObject,
+  rsp: bigint,
+): SavedRegister[] {
+  const { guestFrame } = cpu.stack;
+  // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
+  if (rsp > guestFrame) {
+    return SAVE_ORDER.filter((name) => frame.at(name) < rsp && !(cpu.current.domain.kind === 'hvm' && name === 'rax'));
+  }
+  const stackEnd = guestFrame | 0x7fffn;
+  const settled = trap.u64('r14') === stackEnd || trap.u64('rbx') === cpu.current.address;
+  if (settled || facts.frameReturns.size === 0) return [];
+  const leaving = trap.u64('rdx') === stackEnd || SAVE_ORDER.every((name) => isLoaded(name));
+  if (leaving) return [];
+  const firstUnsaved = SAVE_ORDER.findIndex((name) => trap.u64(name) !== 0n);
+  return firstUnsaved < 0 ? [] : SAVE_ORDER.slice(firstUnsaved);
+
+  function isLoaded(name: SavedRegister): boolean {
+    return name === 'rdi' || name === 'rsi' || trap.u64(name) === frame.u64(name);
+  }
+}
+
+const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
+  xen.object('vmcb_struct', current.object.u64('arch.hvm.svm.vmcb'));
+
+/** The guest ran since Xen last entered it: its position in the VMCB differs from the one it was entered with. */
+const exitIsPending = (frame: XenObject, vmcb: XenObject): boolean =>
+  vmcb.u64('rip') !== frame.u64('rip') || vmcb.u64('rsp') !== frame.u64('rsp');
+
+function resumeAtStgi(context: StepContext, cpu: CpuState, exit: 'pending' | 'handled'): void {
+  const { plan, xen, facts } = context;
+  const vmcb = vmcbOf(context, cpu);
+  const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
+  const reason = `${cpu.current.name}: as its VMCB has it`;
+  for (const name of ['rip', 'rsp', 'rflags', 'rax'] as const) plan.set(frame, name, vmcb.u64(name), reason);
+  if (exit === 'handled') plan.set(vmcb, 'exitcode', VMEXIT_INTR, `${cpu.current.name}: its last exit was handled`);
+  context.destinations.set(cpu.cpu, { rip: facts.svm!.stgi, rsp: cpu.stack.guestFrame });
+  plan.found(`CPU ${cpu.cpu}: ${cpu.current.name} stood ${exit === 'handled' ? 'before' : 'after'} VMRUN`);
+  note(context, cpu.cpu, 'goes through STGI');
+}

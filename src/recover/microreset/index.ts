@@ -1,0 +1,37 @@
+/**
+ * Microreset (Zhou and Tamir, DSN 2018): abandon all that the hypervisor was doing, roll its state forward to a valid
+ * one, have every request retried. The order matters: frames are completed before requests are judged by them, what
+ * runs where is settled before wake-ups are planned, and CPUs are placed last, when all their calls are known.
+ */
+import type { Mechanism } from '../mechanism.js';
+import { completeFrames } from './complete-frames.js';
+import { contextSwitch } from './context-switch.js';
+import { inServiceVectors } from './in-service.js';
+import { heapLocksStep, staticLocksStep } from './locks.js';
+import { lostWakeups } from './lost-wakeups.js';
+import { perCpuState } from './per-cpu-state.js';
+import { placeCpus } from './place-cpus.js';
+import { rendezvous } from './rendezvous.js';
+import { retryHypercalls } from './retry-hypercalls.js';
+import { scheduling } from './scheduling.js';
+import { softirqs } from './softirqs.js';
+import { timers } from './timers.js';
+
+export const microreset: Mechanism = {
+  name: 'microreset',
+  steps: [
+    completeFrames,
+    retryHypercalls,
+    perCpuState,
+    staticLocksStep,
+    heapLocksStep,
+    rendezvous,
+    contextSwitch,
+    scheduling,
+    timers,
+    inServiceVectors,
+    softirqs,
+    lostWakeups,
+    placeCpus,
+  ],
+};

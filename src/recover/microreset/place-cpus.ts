@@ -1,0 +1,101 @@
+/**
+ * Where the abandoned CPUs go on: an idle vCPU at the start of its idle loop, any other where Xen goes at the end of a
+ * context switch to it (`ctxt_switch->tail` of its domain), with nothing on the stack but the guest's frame. From
+ * there Xen handles softirqs and events and returns to the guest.
+ *
+ * Each CPU starts at Xen's own exit path for traps taken in Xen (`restore_all_xen`), which loads all registers from a
+ * frame and ends in IRET. Frames are stacked: every one makes the CPU call a function, whose return leads to the next
+ * frame, and the last one to its destination. So all calls of the plan cost no round trip, run on all CPUs at once
+ * with interrupts off, and the IRET ends the blocking of NMIs that an abandoned NMI handler left behind.
+ */
+
+import type { CpuState } from '../../xen/cpus.js';
+import type { Edit } from '../plan.js';
+import { note, type Step, type StepContext } from '../step.js';
+
+/** Room for the called functions below the first frame, in bytes; the primary stack has 8 KiB. */
+const STACK_FOR_CALLS = 3584n;
+/** EFLAGS: reserved bit 1 set, interrupts off, direction clear. */
+const RFLAGS_QUIET = 2n;
+const XEN_CS = 0xe008n;
+/** Registers that carry the first arguments of a call in the System V ABI. */
+const ARGUMENT_REGISTERS = ['rdi', 'rsi', 'rdx', 'rcx', 'r8', 'r9'] as const;
+
+export const placeCpus: Step = {
+  name: 'place-cpus',
+  removes: 'the abandoned threads themselves: every CPU gets a place to go on',
+  source: 'Zhou and Tamir, DSN 2018: discard all threads',
+  run(context) {
+    for (const cpu of context.abandoned) place(context, cpu);
+  },
+};
+
+function place(context: StepContext, state: CpuState): void {
+  const { plan, xen } = context;
+  const { cpu, current, stack } = state;
+  const reason = `CPU ${cpu} goes on as ${current.name}`;
+  plan.set(stack.info, 'current_vcpu', current.address, reason);
+  plan.set(stack.info, 'use_pv_cr3', 0, reason);
+  plan.set(stack.info, 'xen_cr3', 0, reason);
+
+  const calls = plan.edits.filter((edit): edit is Edit & { kind: 'call' } => edit.kind === 'call' && edit.cpu === cpu);
+  const exit = xen.symbol('restore_all_xen');
+  const frameLength = BigInt(xen.profile.struct('cpu_user_regs').field('es').offset);
+  const stride = frameLength + 8n;
+  // The tail functions expect to have been called: one slot under the guest frame for the return address.
+  const usual = { rip: destinationOf(context, state), rsp: stack.guestFrame - 8n };
+  const destination = context.destinations.get(cpu) ?? usual;
+  const first = destination.rsp - frameLength - BigInt(calls.length) * stride;
+  const lowest = stack.end - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'));
+  if (first - lowest < STACK_FOR_CALLS) {
+    plan.problem(`CPU ${cpu} would have to make ${calls.length} calls: more than its stack has room for`);
+    return;
+  }
+  let frame = first;
+  for (const call of calls) {
+    const returnSlot = frame + frameLength;
+    const registers = new Map(call.arguments.map((value, n) => [ARGUMENT_REGISTERS[n]!, value]));
+    writeFrame(frame, xen.symbol(call.function), returnSlot, registers, call.reason);
+    plan.write(returnSlot, 8, exit, call.reason);
+    frame = returnSlot + 8n;
+  }
+  writeFrame(frame, destination.rip, destination.rsp, new Map(), reason);
+  plan.setRegisters(
+    cpu,
+    { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(context, state) },
+    reason,
+  );
+  note(context, cpu, `goes on in ${xen.profile.describe(destination.rip)}`);
+
+  function writeFrame(
+    at: bigint,
+    rip: bigint,
+    rsp: bigint,
+    registers: ReadonlyMap<(typeof ARGUMENT_REGISTERS)[number], bigint>,
+    why: string,
+  ): void {
+    const bytes = new Uint8Array(Number(frameLength));
+    const view = new DataView(bytes.buffer);
+    const put = (field: string, value: bigint): void => {
+      view.setBigUint64(xen.profile.struct('cpu_user_regs').field(field).offset, value, true);
+    };
+    for (const [name, value] of registers) put(name, BigInt.asUintN(64, value));
+    put('rip', rip);
+    put('cs', XEN_CS);
+    put('rflags', RFLAGS_QUIET);
+    put('rsp', rsp);
+    plan.writeBytes(at, bytes, why);
+  }
+}
+
+function destinationOf({ xen }: StepContext, { current }: CpuState): bigint {
+  if (current.domain.kind === 'idle') return xen.symbol('idle_loop');
+  const actions = current.domain.object.u64('arch.ctxt_switch');
+  return xen.object('arch_csw', actions).u64('tail');
+}
+
+/** The page tables a CPU runs on are those of the vCPU whose state is loaded; the idle vCPU borrows them. */
+function pageTableOf({ xen }: StepContext, { loaded, registers }: CpuState): bigint {
+  const own = loaded.object.u64('arch.cr3');
+  return own === 0n ? registers.cr3 : own;
+}

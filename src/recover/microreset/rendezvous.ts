@@ -1,0 +1,30 @@
+/**
+ * Requests from one CPU to others, in flight when both sides were dropped: "call this function", "flush your TLB".
+ * The function's argument lies on a stack that is about to be reused, so a CPU that still finds the request would run
+ * it on rubbish: the requests are withdrawn. The retried operation makes them again.
+ *
+ * A page-table change may have been made and its flush dropped, and the retried operation then sees nothing to flush:
+ * every CPU's TLB is flushed, by loading the CR3 it has.
+ */
+import type { Step } from '../step.js';
+
+export const rendezvous: Step = {
+  name: 'rendezvous',
+  removes: 'cross-CPU calls and TLB flushes in flight',
+  source: 'ours; Xen 4.17 common/smp.c, arch/x86/smp.c',
+  run({ plan, xen, situation }) {
+    const call = xen.object('call_data_struct', xen.symbol('call_data'));
+    clearMask(call.at('selected'), 'CPUs asked to call a function');
+    for (const symbol of ['flush_cpumask', 'waiting_to_crash']) {
+      if (xen.profile.hasSymbol(symbol)) clearMask(xen.symbol(symbol), `CPUs in ${symbol}`);
+    }
+    for (const { cpu, registers } of situation.cpus) {
+      plan.setRegisters(cpu, { cr3: registers.cr3 }, `TLB of CPU ${cpu} is flushed`);
+    }
+
+    function clearMask(address: bigint, what: string): void {
+      const length = xen.sizeOf('cpumask_t') || 32;
+      if (plan.writeBytes(address, new Uint8Array(length), `${what}: withdrawn`)) plan.found(`${what}: withdrawn`);
+    }
+  },
+};

@@ -1,0 +1,36 @@
+/**
+ * A guest whose hypercall was dropped has to issue it again: its instruction pointer goes back onto the SYSCALL.
+ * Exceptions and VM exits need nothing, since the guest's instruction pointer still stands at their cause.
+ *
+ * A call that ended is not repeated, a call that never reached `pv_hypercall` is; which of the three it is comes from
+ * the stack (see `xen/hypercalls.ts`).
+ */
+import type { CpuState } from '../../xen/cpus.js';
+import { hypercallProgress } from '../../xen/hypercalls.js';
+import { note, type Step, type StepContext } from '../step.js';
+
+/** Length of SYSCALL. */
+const SYSCALL_LENGTH = 2n;
+
+export const retryHypercalls: Step = {
+  name: 'retry-hypercalls',
+  removes: 'requests of guests that were dropped half done: hypercalls and forwarded system calls',
+  source: 'Le and Tamir, VEE 2011: hypercall retry; Zhou and Tamir, DSN 2018: system call retry',
+  run(context) {
+    for (const cpu of context.abandoned) retry(context, cpu);
+  },
+};
+
+function retry(context: StepContext, cpu: CpuState): void {
+  const { plan, xen } = context;
+  if (cpu.current.domain.kind !== 'pv') return;
+  // Asked again of the plan so far: the step `complete-frames` may just have completed the frame.
+  const progress = hypercallProgress(xen, context.facts, cpu);
+  if (progress.state !== 'in-progress') return;
+  const { name, number, started } = progress;
+  const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
+  plan.set(frame, 'rip', frame.u64('rip') - SYSCALL_LENGTH, `${cpu.current.name} issues hypercall ${name} again`);
+  plan.set(frame, 'rax', number, `${cpu.current.name} asks for hypercall ${name} again`);
+  plan.found(`${cpu.current.name}: ${name} ${started ? 'was under way' : 'had not begun'}`);
+  note(context, cpu.cpu, `hypercall ${name} is retried`);
+}

@@ -1,0 +1,132 @@
+/**
+ * Scheduling metadata says the same thing in several places, and a dropped `schedule()` leaves them apart. Which vCPU
+ * runs where is decided by the most reliable copy: `current` of each CPU, whose registers lie on its stack (Zhou and
+ * Tamir: the per-CPU copy wins). From it follow what the CPU's scheduling resource says is running, `is_running` of
+ * vCPUs and units, and runstates. Credit2's own flags and run queues follow from those.
+ *
+ * A unit that was taken off its queue to run and never ran is put back by Xen itself: step `lost-wakeups` wakes it.
+ */
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { closedList } from '../../xen/list.js';
+import type { XenObject } from '../../xen/object.js';
+import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import type { Step, StepContext } from '../step.js';
+
+const VPF_BLOCKED = 1n;
+/** Flags of `csched2_unit` (Xen 4.17, common/sched/credit2.c). */
+const CSFLAG_SCHEDULED = 1 << 1;
+const CSFLAG_DELAYED_RUNQ_ADD = 1 << 2;
+
+export const scheduling: Step = {
+  name: 'scheduling',
+  removes: 'disagreement about which vCPU runs where; broken run queues',
+  source: 'Zhou and Tamir, DSN 2018: consistent scheduling metadata (30 points of success there)',
+  run(context) {
+    const running = new Map<bigint, number>();
+    for (const { cpu, current } of context.situation.cpus) running.set(current.address, cpu);
+    fixResources(context);
+    for (const vcpu of allVcpus(context.situation.domains)) fixVcpu(context, vcpu, running.get(vcpu.address));
+    for (const queue of runQueues(context.xen)) fixRunQueue(context, queue);
+  },
+};
+
+function fixResources({ plan, xen, situation }: StepContext): void {
+  const resources = schedulerResources(xen);
+  for (const { cpu, current } of situation.cpus) {
+    const resource = resources[cpu]!;
+    const idle = current.domain.kind === 'idle';
+    const unit = idle ? resource.u64('sched_unit_idle') : current.object.u64('sched_unit');
+    if (idle) plan.set(current.object, 'sched_unit', unit, `${current.name} is its own unit`);
+    if (plan.set(resource, 'curr', unit, `CPU ${cpu} runs ${current.name}`))
+      plan.found(`CPU ${cpu} runs ${current.name}`);
+    const rendezvous = xen.object('sched_unit', unit);
+    plan.set(rendezvous, 'rendezvous_in_cnt', 0, 'no scheduling rendezvous is under way');
+    plan.set(rendezvous, 'rendezvous_out_cnt', 0, 'no scheduling rendezvous is under way');
+  }
+}
+
+function fixVcpu(context: StepContext, vcpu: Vcpu, cpu: number | undefined): void {
+  const { plan, xen } = context;
+  const address = vcpu.object.u64('sched_unit');
+  if (address === 0n) return;
+  const unit = xen.object('sched_unit', address);
+  const runs = cpu !== undefined;
+  const word = runs ? `${vcpu.name} runs on CPU ${cpu}` : `${vcpu.name} does not run`;
+  let changed = plan.set(vcpu.object, 'is_running', runs ? 1 : 0, word);
+  changed = plan.set(unit, 'is_running', runs ? 1 : 0, word) || changed;
+  if (runs) changed = fixPlace(context, vcpu, unit, cpu) || changed;
+  changed = fixRunstate(context, vcpu, unit, runs) || changed;
+  if (vcpu.domain.kind !== 'idle') fixCredit2(context, unit, runs);
+  if (changed) plan.found(word);
+}
+
+/** The CPU that runs it is the one it is assigned to. */
+function fixPlace({ plan, xen }: StepContext, vcpu: Vcpu, unit: XenObject, cpu: number): boolean {
+  const resource = xen.memory.u64(xen.perCpu('sched_res', cpu));
+  const moved = plan.set(vcpu.object, 'processor', cpu, `${vcpu.name} runs on CPU ${cpu}`);
+  return plan.set(unit, 'res', resource, `${vcpu.name} runs on CPU ${cpu}`) || moved;
+}
+
+function fixRunstate({ plan }: StepContext, vcpu: Vcpu, unit: XenObject, runs: boolean): boolean {
+  const before = vcpu.object.num('runstate.state');
+  const state = runs ? RUNSTATE.running : stateOfWaiting(vcpu);
+  if (before === state) return false;
+  const reason = `runstate of ${vcpu.name}`;
+  plan.set(vcpu.object, 'runstate.state', state, reason);
+  plan.set(unit, `runstate_cnt[${before & 3}]`, Math.max(0, unit.num(`runstate_cnt[${before & 3}]`) - 1), reason);
+  plan.set(unit, `runstate_cnt[${state}]`, unit.num(`runstate_cnt[${state}]`) + 1, reason);
+  return true;
+}
+
+function stateOfWaiting({ object, domain }: Vcpu): number {
+  const flags = object.u64('pause_flags');
+  if ((flags & VPF_BLOCKED) !== 0n) return RUNSTATE.blocked;
+  const paused = object.num('pause_count') !== 0 || domain.object.num('pause_count') !== 0;
+  return flags === 0n && !paused ? RUNSTATE.runnable : RUNSTATE.offline;
+}
+
+function fixCredit2({ plan, xen }: StepContext, unit: XenObject, runs: boolean): void {
+  const resource = xen.object('sched_resource', unit.u64('res'));
+  const data = unit.u64('priv');
+  if (data === 0n || schedulerKind(xen, resource) !== 'credit2') return;
+  const svc = xen.object('csched2_unit', data);
+  const flags = svc.num('flags');
+  const kept = flags & ~(CSFLAG_SCHEDULED | CSFLAG_DELAYED_RUNQ_ADD);
+  plan.set(svc, 'flags', runs ? kept | CSFLAG_SCHEDULED : kept, runs ? 'it is scheduled' : 'it is not scheduled');
+  const element = svc.at('runq_elem');
+  if (runs && xen.memory.u64(element) !== element) unlink();
+
+  /** A running unit is on no queue. */
+  function unlink(): void {
+    const next = svc.u64('runq_elem.next');
+    const prev = svc.u64('runq_elem.prev');
+    const reason = 'a running unit is on no queue';
+    if (xen.memory.isMapped(next) && xen.memory.isMapped(prev)) {
+      plan.write(prev, 8, next, reason);
+      plan.write(next + 8n, 8, prev, reason);
+    }
+    plan.write(element, 8, element, reason);
+    plan.write(element + 8n, 8, element, reason);
+  }
+}
+
+/** A broken queue is emptied; every unit that belongs on it is woken by `lost-wakeups` and so put back by Xen. */
+function fixRunQueue({ plan, xen, situation }: StepContext, queue: XenObject): void {
+  const head = queue.at('runq');
+  const { broken } = closedList(xen.memory, head);
+  if (broken === undefined) return;
+  plan.found(`run queue ${queue.num('id')}: ${broken}; emptied and filled again`);
+  empty(head);
+  for (const vcpu of allVcpus(situation.domains)) {
+    if (vcpu.domain.kind === 'idle') continue;
+    const data = xen.object('sched_unit', vcpu.object.u64('sched_unit')).u64('priv');
+    if (data === 0n) continue;
+    const svc = xen.object('csched2_unit', data);
+    if (svc.u64('rqd') === queue.address) empty(svc.at('runq_elem'));
+  }
+
+  function empty(list: bigint): void {
+    plan.write(list, 8, list, 'run queue emptied');
+    plan.write(list + 8n, 8, list, 'run queue emptied');
+  }
+}

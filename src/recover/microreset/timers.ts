@@ -1,0 +1,140 @@
+/**
+ * Timer queues. Three things can be wrong after an abandonment:
+ * - a heap or list is half updated (the failure hit `add_to_heap`, `remove_from_heap`, ...): the heap is built anew
+ *   from the timers that are on it, in it by their own word, or in between two states;
+ * - a timer was taken off because its handler was running, and the handler that would have set it again was dropped:
+ *   it is put back (NiLiHype: re-activate recurring timers);
+ * - the recurring time calibration was dropped between its two halves: it is set again.
+ *
+ * Raising the timer softirq, which makes Xen program the APIC timer again, is the step `softirqs`.
+ */
+
+import type { XenObject } from '../../xen/object.js';
+import {
+  heapDefect,
+  inactiveList,
+  knownTimers,
+  overflowTimers,
+  TIMER_STATUS,
+  type TimerQueue,
+  timerQueue,
+} from '../../xen/timers.js';
+import type { Step, StepContext } from '../step.js';
+
+/** Timers that Xen always keeps set, whichever CPU they are on (Xen 4.17, arch/x86/time.c). */
+const ALWAYS_SET = ['calibration_timer'] as const;
+
+export const timers: Step = {
+  name: 'timers',
+  removes: 'timer heaps caught half updated, and recurring timers whose handler was cut off',
+  source: 'Zhou and Tamir, DSN 2018: re-activate recurring timers; heap repair is ours (their open problem 2)',
+  run(context) {
+    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu);
+  },
+};
+
+function repairQueue(context: StepContext, cpu: number): void {
+  const { plan, xen, situation } = context;
+  const queue = timerQueue(xen, cpu);
+  const lost = new Map<bigint, string>();
+
+  const running = queue.object.u64('running');
+  if (running !== 0n) {
+    plan.set(queue.object, 'running', 0, `no timer handler runs on CPU ${cpu}`);
+    if (xen.memory.isMapped(running) && xen.object('timer', running).num('status') === TIMER_STATUS.inactive) {
+      lost.set(running, `timer ${timerName(context, running)} was cut off in its handler`);
+    }
+  }
+  for (const name of ALWAYS_SET) {
+    const timer = xen.object('timer', xen.symbol(name));
+    if (timer.num('cpu') === cpu && timer.num('status') === TIMER_STATUS.inactive) {
+      lost.set(timer.address, `${name} was not set again`);
+    }
+  }
+  const onHeap = new Set(queue.slots);
+  const overflow = new Set(overflowTimers(xen, queue));
+  for (const { timer, name } of knownTimers(xen, situation.domains)) {
+    if (timer.num('cpu') !== cpu || timer.u64('function') === 0n) continue;
+    const status = timer.num('status');
+    if (status === TIMER_STATUS.inHeap && !onHeap.has(timer.address))
+      lost.set(timer.address, `${name} fell off the heap`);
+    if (status === TIMER_STATUS.inList && !overflow.has(timer.address))
+      lost.set(timer.address, `${name} fell off the list`);
+    if (status === TIMER_STATUS.invalid && timer.i64('expires') > 0n)
+      lost.set(timer.address, `${name} was between two states`);
+  }
+
+  const defect = heapDefect(xen, queue);
+  const inactive = inactiveList(xen, queue);
+  if (defect === undefined && inactive.broken === undefined && lost.size === 0) return;
+  if (defect !== undefined) plan.found(`heap of CPU ${cpu}: ${defect}; built anew`);
+  if (inactive.broken !== undefined) plan.found(`inactive list of CPU ${cpu}: ${inactive.broken}; built anew`);
+  for (const why of lost.values()) plan.found(why);
+  rebuildHeap(context, queue, lost);
+  rebuildInactive(context, queue, inactive.nodes);
+}
+
+/** A sorted array is a heap: writes all timers that belong on it in the order in which they expire. */
+function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: ReadonlyMap<bigint, string>): void {
+  const members = new Set(queue.slots.filter((address) => belongs(address)));
+  for (const address of lost.keys()) members.add(address);
+  const sorted = [...members]
+    .map((address) => xen.object('timer', address))
+    .sort((a, b) => Number(a.i64('expires') - b.i64('expires')))
+    .slice(0, queue.limit);
+  const reason = `timer heap of CPU ${queue.cpu} built anew`;
+  plan.write(queue.heap, 2, sorted.length, reason);
+  for (const [n, timer] of sorted.entries()) {
+    plan.write(queue.heap + BigInt(8 * (n + 1)), 8, timer.address, reason);
+    detach(timer);
+    plan.set(timer, 'heap_offset', n + 1, reason);
+    plan.set(timer, 'status', TIMER_STATUS.inHeap, reason);
+    plan.set(timer, 'cpu', queue.cpu, reason);
+  }
+
+  function belongs(address: bigint): boolean {
+    if (!xen.memory.isMapped(address)) return false;
+    const timer = xen.object('timer', address);
+    const status = timer.num('status');
+    return timer.num('cpu') === queue.cpu && (status === TIMER_STATUS.inHeap || status === TIMER_STATUS.invalid);
+  }
+
+  /** Takes a timer off the inactive list before the union's bytes become its heap offset. */
+  function detach(timer: XenObject): void {
+    if (timer.num('status') !== TIMER_STATUS.inactive) return;
+    const next = timer.u64('inactive.next');
+    const prev = timer.u64('inactive.prev');
+    if (!xen.memory.isMapped(next) || !xen.memory.isMapped(prev)) return;
+    if (xen.memory.u64(prev) === timer.at('inactive')) plan.write(prev, 8, next, reason);
+    if (xen.memory.u64(next + 8n) === timer.at('inactive')) plan.write(next + 8n, 8, prev, reason);
+  }
+}
+
+/** Links the list's nodes anew: those that could be reached and every known timer that says it is inactive here. */
+function rebuildInactive({ plan, xen, situation }: StepContext, queue: TimerQueue, reached: readonly bigint[]): void {
+  const again = inactiveList(xen, queue);
+  if (again.broken === undefined) return;
+  const link = xen.offsetOf('timer', 'inactive');
+  const members = new Set<bigint>();
+  for (const node of reached) if (isInactive(node - link)) members.add(node);
+  for (const { timer } of knownTimers(xen, situation.domains)) {
+    if (timer.num('cpu') === queue.cpu && isInactive(timer.address)) members.add(timer.address + link);
+  }
+  const head = queue.object.at('inactive');
+  const ring = [head, ...members];
+  const reason = `inactive timers of CPU ${queue.cpu} linked anew`;
+  for (const [n, node] of ring.entries()) {
+    const next = ring[(n + 1) % ring.length]!;
+    plan.write(node, 8, next, reason);
+    plan.write(next + 8n, 8, node, reason);
+  }
+
+  function isInactive(address: bigint): boolean {
+    return xen.memory.isMapped(address) && xen.object('timer', address).num('status') === TIMER_STATUS.inactive;
+  }
+}
+
+/** A timer's name by the function it calls. */
+function timerName({ xen }: StepContext, address: bigint): string {
+  return xen.profile.describe(xen.object('timer', address).u64('function'));
+}

@@ -1,0 +1,35 @@
+/** What a step of a recovery mechanism is. */
+import type { CpuState, Situation } from '../xen/cpus.js';
+import type { EntryFacts } from '../xen/entry.js';
+import type { Xen } from '../xen/xen.js';
+import type { PlanBuilder } from './builder.js';
+
+export interface StepContext {
+  readonly plan: PlanBuilder;
+  /** Xen as the plan so far leaves it. */
+  readonly xen: Xen;
+  readonly facts: EntryFacts;
+  /** What was going on when the machine froze. */
+  readonly situation: Situation;
+  /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
+  readonly abandoned: readonly CpuState[];
+  /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
+  readonly destinations: Map<number, { readonly rip: bigint; readonly rsp: bigint }>;
+  /** Notes on single CPUs for the timeline, such as "hypercall mmu_update is retried". */
+  readonly notes: Map<number, string[]>;
+}
+
+export interface Step {
+  readonly name: string;
+  /** The inconsistency it removes, one line. */
+  readonly removes: string;
+  /** Who described it: paper and section, or Xen's own source. */
+  readonly source: string;
+  run(context: StepContext): void;
+}
+
+export function note(context: StepContext, cpu: number, text: string): void {
+  const notes = context.notes.get(cpu) ?? [];
+  notes.push(text);
+  context.notes.set(cpu, notes);
+}

@@ -1,0 +1,81 @@
+/** What each CPU was doing when the machine froze. */
+import { type CpuRegisters, privilegeLevel } from '../x86/registers.js';
+import { allVcpus, type Domain, type Vcpu } from './domains.js';
+import type { EntryFacts } from './entry.js';
+import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
+import {
+  type BacktraceEntry,
+  backtrace,
+  type CpuStack,
+  cpuStack,
+  onStack,
+  type TrapFrame,
+  trapFrames,
+} from './stack.js';
+import type { Xen } from './xen.js';
+
+export interface CpuState {
+  readonly cpu: number;
+  readonly registers: Readonly<CpuRegisters>;
+  readonly stack: CpuStack;
+  /** Whose thread this CPU runs: `cpu_info.current_vcpu`. */
+  readonly current: Vcpu;
+  /** Whose extended state is loaded: the per-CPU `curr_vcpu`. Differs from `current` while the idle vCPU is lazy. */
+  readonly loaded: Vcpu;
+  /** 'guest': outside Xen. 'halted': the idle vCPU waits for an interrupt. 'xen': anything else inside Xen. */
+  readonly where: 'guest' | 'halted' | 'xen';
+  readonly hypercall: HypercallProgress;
+  readonly backtrace: readonly BacktraceEntry[];
+  /** Traps taken inside Xen, innermost first; the last one is where the first failure on this CPU happened. */
+  readonly traps: readonly TrapFrame[];
+}
+
+export interface Situation {
+  readonly domains: readonly Domain[];
+  readonly cpus: readonly CpuState[];
+}
+
+export function readSituation(xen: Xen, facts: EntryFacts, domains: readonly Domain[]): Situation {
+  const byAddress = new Map(allVcpus(domains).map((vcpu) => [vcpu.address, vcpu]));
+  return { domains, cpus: Array.from({ length: xen.cpuCount }, (_, cpu) => readCpu(xen, facts, byAddress, cpu)) };
+}
+
+function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): CpuState {
+  const registers = xen.view.registers(cpu);
+  const stack = cpuStack(xen, cpu);
+  const idle = vcpus.get(xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)))!;
+  // Either pointer may be the victim of the fault; the idle vCPU is the value that is always valid.
+  const loaded = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu))) ?? idle;
+  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? loaded;
+  const where = whereIs(xen, stack, registers, current);
+  const inside = where === 'xen';
+  const traps = inside ? trapFrames(xen, facts, stack, onStack(stack, registers.rsp) ? registers.rsp : stack.base) : [];
+  const state = { cpu, registers, stack, current, loaded, where, traps };
+  return {
+    ...state,
+    hypercall: inside && current.domain.kind === 'pv' ? hypercallProgress(xen, facts, state) : { state: 'none' },
+    backtrace: where === 'guest' ? [] : backtrace(xen, stack, registers),
+  };
+}
+
+/**
+ * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
+ * (the failure itself, on the CPU that failed).
+ */
+export function threadStackPointer(state: Pick<CpuState, 'registers' | 'traps'>): bigint {
+  return state.traps.at(-1)?.rsp ?? state.registers.rsp;
+}
+
+const HLT = 0xf4;
+
+function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {
+  if (privilegeLevel(registers) === 3) return 'guest';
+  const inXen = onStack(stack, registers.rsp) || xen.profile.isText(registers.rip);
+  if (!inXen && current.domain.kind === 'hvm') return 'guest';
+  const waits =
+    current.domain.kind === 'idle' &&
+    xen.profile.isText(registers.rip) &&
+    xen.memory.u8(registers.rip - 1n) === HLT &&
+    (registers.rflags & (1 << 9)) !== 0;
+  return waits ? 'halted' : 'xen';
+}

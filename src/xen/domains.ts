@@ -1,0 +1,91 @@
+/** Domains and vCPUs, as Xen's own lists give them (`domain_list`, `domain.vcpu[]`, `idle_vcpu[]`). */
+import { NinelivesError } from '../common/errors.js';
+import type { XenObject } from './object.js';
+import type { Xen } from './xen.js';
+
+export type DomainKind = 'pv' | 'hvm' | 'idle';
+
+export interface Vcpu {
+  readonly object: XenObject;
+  readonly address: bigint;
+  readonly id: number;
+  readonly domain: Domain;
+  /** As Xen prints it: `d1v0`, `d[IDLE]v2`. */
+  readonly name: string;
+}
+
+export interface Domain {
+  readonly object: XenObject;
+  readonly address: bigint;
+  readonly id: number;
+  readonly kind: DomainKind;
+  readonly vcpus: readonly Vcpu[];
+}
+
+const IDLE_DOMAIN_ID = 0x7fff;
+/** More domains or vCPUs than this and the list is not one (16-bit domain ids; MAX_VIRT_CPUS is 8192). */
+const DOMAIN_LIMIT = 32_768;
+const VCPU_LIMIT = 8192;
+
+/** Every domain that has an id of its own, in the order of Xen's list, plus the idle domain last. */
+export function listDomains(xen: Xen): Domain[] {
+  const domains: Domain[] = [];
+  const seen = new Set<bigint>();
+  for (let at = xen.memory.u64(xen.symbol('domain_list')); at !== 0n; ) {
+    if (seen.has(at) || seen.size > DOMAIN_LIMIT) {
+      throw new NinelivesError('NL_PROFILE_MISMATCH', 'the domain list does not end');
+    }
+    seen.add(at);
+    const domain = readDomain(xen, at);
+    domains.push(domain);
+    at = domain.object.u64('next_in_list');
+  }
+  domains.push(idleDomain(xen));
+  return domains;
+}
+
+/** All vCPUs of all domains, the idle ones included. */
+export const allVcpus = (domains: readonly Domain[]): Vcpu[] => domains.flatMap((domain) => domain.vcpus);
+
+function readDomain(xen: Xen, address: bigint): Domain {
+  const object = xen.object('domain', address);
+  const id = object.num('domain_id');
+  const domain = { object, address, id, kind: domainKind(object), vcpus: [] as Vcpu[] };
+  const count = object.num('max_vcpus');
+  const table = object.u64('vcpu');
+  if (count > VCPU_LIMIT) throw new NinelivesError('NL_PROFILE_MISMATCH', `domain ${id} claims ${count} vCPUs`);
+  for (let n = 0; n < count; n++) {
+    const at = table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * n));
+    if (at !== 0n) domain.vcpus.push(readVcpu(xen, at, domain));
+  }
+  return domain;
+}
+
+function idleDomain(xen: Xen): Domain {
+  const table = xen.symbol('idle_vcpu');
+  const first = xen.object('vcpu', xen.memory.u64(table));
+  const address = first.u64('domain');
+  const domain = {
+    object: xen.object('domain', address),
+    address,
+    id: IDLE_DOMAIN_ID,
+    kind: 'idle' as const,
+    vcpus: [] as Vcpu[],
+  };
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    domain.vcpus.push(readVcpu(xen, xen.memory.u64(table + BigInt(8 * cpu)), domain));
+  }
+  return domain;
+}
+
+function readVcpu(xen: Xen, address: bigint, domain: Domain): Vcpu {
+  const object = xen.object('vcpu', address);
+  const id = object.num('vcpu_id');
+  const owner = domain.id === IDLE_DOMAIN_ID ? '[IDLE]' : String(domain.id);
+  return { object, address, id, domain, name: `d${owner}v${id}` };
+}
+
+/** `XEN_DOMCTL_CDF_hvm` in `domain.options` (public/domctl.h): set for HVM and PVH, clear for PV. */
+function domainKind(domain: XenObject): DomainKind {
+  return (domain.num('options') & 1) !== 0 ? 'hvm' : 'pv';
+}

@@ -1,0 +1,43 @@
+/** Objects that hang off a domain in tables and buckets: event channels and grant entries. */
+import { PAGE_SIZE } from '../x86/address.js';
+import type { Domain } from './domains.js';
+import type { XenObject } from './object.js';
+import type { Xen } from './xen.js';
+
+/** Event channels whose bucket is allocated (Xen 4.17: xen/event.h `evtchn_from_port`). */
+export function* eventChannels(xen: Xen, domain: Domain): Generator<XenObject> {
+  const size = xen.sizeOf('evtchn');
+  const perBucket = powerOfTwoBelow(PAGE_SIZE / size);
+  const bucketsPerGroup = PAGE_SIZE / 8;
+  const valid = domain.object.num('valid_evtchns');
+  for (let bucket = 0; bucket * perBucket < valid; bucket++) {
+    const group = Math.floor(bucket / bucketsPerGroup);
+    const table = domain.object.u64(`evtchn_group[${group}]`);
+    const at = bucket === 0 ? domain.object.u64('evtchn') : bucketAt(xen, table, bucket % bucketsPerGroup);
+    if (at === 0n) continue;
+    for (let n = 0; n < perBucket; n++) yield xen.object('evtchn', at + BigInt(n * size));
+  }
+}
+
+const bucketAt = (xen: Xen, table: bigint, index: number): bigint =>
+  table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * index));
+
+/** Active grant entries of the frames in use (Xen 4.17: common/grant_table.c `nr_active_grant_frames`). */
+export function* grantEntries(xen: Xen, domain: Domain): Generator<XenObject> {
+  const address = domain.object.u64('grant_table');
+  if (address === 0n) return;
+  const table = xen.object('grant_table', address);
+  const size = xen.sizeOf('active_grant_entry');
+  const perPage = Math.floor(PAGE_SIZE / size);
+  const entrySize = table.num('gt_version') === 2 ? 16 : 8;
+  const entries = (table.num('nr_grant_frames') * PAGE_SIZE) / entrySize;
+  const frames = Math.ceil(entries / perPage);
+  const active = table.u64('active');
+  for (let n = 0; n < frames; n++) {
+    const page = xen.memory.u64(active + BigInt(8 * n));
+    if (page === 0n) continue;
+    for (let k = 0; k < perPage; k++) yield xen.object('active_grant_entry', page + BigInt(k * size));
+  }
+}
+
+const powerOfTwoBelow = (value: number): number => 2 ** Math.floor(Math.log2(value));

@@ -1,0 +1,133 @@
+/**
+ * Xen's virtual memory, read through a view.
+ *
+ * Reads look the page up on every access (a view may be a write overlay whose pages change), but translate each
+ * virtual page only once: Xen's own mappings do not move while the machine stands still.
+ */
+import { NinelivesError } from '../common/errors.js';
+import { hex, PAGE_SHIFT, PAGE_SIZE, type PhysicalAddress, physical } from '../x86/address.js';
+import { translate } from '../x86/paging.js';
+import type { View } from '../x86/view.js';
+
+const PAGE_MASK = BigInt(PAGE_SIZE - 1);
+const U64 = 0xffff_ffff_ffff_ffffn;
+
+export class XenMemory {
+  readonly view: View;
+  /** Physical address of the page table that maps Xen (`idle_pg_table`). */
+  readonly root: PhysicalAddress;
+  readonly #frames: Map<bigint, number>;
+  #lastPage = -1n;
+  #lastFrame = -1;
+
+  constructor(view: View, root: PhysicalAddress, frames: Map<bigint, number> = new Map()) {
+    this.view = view;
+    this.root = root;
+    this.#frames = frames;
+  }
+
+  /** The same address space seen through another view of the same machine, keeping the translations. */
+  through(view: View): XenMemory {
+    return new XenMemory(view, this.root, this.#frames);
+  }
+
+  /** Whether `address` is mapped to RAM. */
+  isMapped(address: bigint): boolean {
+    const frame = this.#frame(address);
+    return frame >= 0 && this.view.page(frame) !== undefined;
+  }
+
+  /** @throws NL_UNMAPPED when Xen does not map `address`. */
+  physicalAddress(address: bigint): PhysicalAddress {
+    const frame = this.#frame(address);
+    if (frame < 0) throw unmapped(address);
+    return physical(frame * PAGE_SIZE + Number(address & PAGE_MASK));
+  }
+
+  u8(address: bigint): number {
+    return this.#page(address)[Number(address & PAGE_MASK)]!;
+  }
+
+  u16(address: bigint): number {
+    const at = Number(address & PAGE_MASK);
+    if (at > PAGE_SIZE - 2) return this.#view(this.bytes(address, 2)).getUint16(0, true);
+    const page = this.#page(address);
+    return page[at]! | (page[at + 1]! << 8);
+  }
+
+  u32(address: bigint): number {
+    const at = Number(address & PAGE_MASK);
+    if (at > PAGE_SIZE - 4) return this.#view(this.bytes(address, 4)).getUint32(0, true);
+    const page = this.#page(address);
+    return (page[at]! | (page[at + 1]! << 8) | (page[at + 2]! << 16) | (page[at + 3]! << 24)) >>> 0;
+  }
+
+  u64(address: bigint): bigint {
+    const at = Number(address & PAGE_MASK);
+    if (at > PAGE_SIZE - 8) return this.#view(this.bytes(address, 8)).getBigUint64(0, true);
+    const page = this.#page(address);
+    return new DataView(page.buffer, page.byteOffset + at, 8).getBigUint64(0, true);
+  }
+
+  i64(address: bigint): bigint {
+    return BigInt.asIntN(64, this.u64(address));
+  }
+
+  i32(address: bigint): number {
+    return this.u32(address) | 0;
+  }
+
+  /** A copy of `length` bytes; may span pages. */
+  bytes(address: bigint, length: number): Uint8Array {
+    const out = new Uint8Array(length);
+    for (let done = 0; done < length; ) {
+      const from = address + BigInt(done);
+      const at = Number(from & PAGE_MASK);
+      const chunk = Math.min(length - done, PAGE_SIZE - at);
+      out.set(this.#page(from).subarray(at, at + chunk), done);
+      done += chunk;
+    }
+    return out;
+  }
+
+  /** A NUL-terminated string of at most `limit` bytes. */
+  string(address: bigint, limit = 256): string {
+    let text = '';
+    for (let i = 0; i < limit; i++) {
+      const byte = this.u8(address + BigInt(i));
+      if (byte === 0) break;
+      text += String.fromCharCode(byte);
+    }
+    return text;
+  }
+
+  #view(bytes: Uint8Array): DataView {
+    return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  #page(address: bigint): Uint8Array {
+    const frame = this.#frame(address);
+    const page = frame < 0 ? undefined : this.view.page(frame);
+    if (page === undefined) throw unmapped(address);
+    return page;
+  }
+
+  /** Frame number behind a virtual address; -1 where nothing is mapped. */
+  #frame(address: bigint): number {
+    const virtualPage = (address & U64) >> BigInt(PAGE_SHIFT);
+    if (virtualPage === this.#lastPage) return this.#lastFrame;
+    let frame = this.#frames.get(virtualPage);
+    if (frame === undefined) {
+      const found = translate(this.view, this.root, address & U64);
+      frame = found === undefined ? -1 : Math.floor(found.physical / PAGE_SIZE);
+      this.#frames.set(virtualPage, frame);
+    }
+    this.#lastPage = virtualPage;
+    this.#lastFrame = frame;
+    return frame;
+  }
+}
+
+function unmapped(address: bigint): NinelivesError {
+  return new NinelivesError('NL_UNMAPPED', `Xen does not map ${hex(address)}`);
+}

@@ -1,0 +1,48 @@
+/** Xen's scheduler: what runs where, and credit2's and credit's run queues (Xen 4.17, common/sched/). */
+
+import { closedList } from './list.js';
+import type { XenObject } from './object.js';
+import type { Xen } from './xen.js';
+
+/** `struct sched_resource` of every CPU, in CPU order. */
+export function schedulerResources(xen: Xen): XenObject[] {
+  return Array.from({ length: xen.cpuCount }, (_, cpu) =>
+    xen.object('sched_resource', xen.memory.u64(xen.perCpu('sched_res', cpu))),
+  );
+}
+
+export type SchedulerKind = 'credit2' | 'credit' | 'other';
+
+/** The scheduler of a CPU, by its short name as on Xen's command line. */
+export function schedulerKind(xen: Xen, resource: XenObject): SchedulerKind {
+  const scheduler = xen.object('scheduler', resource.u64('scheduler'));
+  const name = xen.memory.string(scheduler.u64('opt_name'), 32);
+  return name === 'credit2' || name === 'credit' ? name : 'other';
+}
+
+/** Private data of every scheduler in use, typed; schedulers without such locks are left out. */
+export function schedulerPrivates(xen: Xen): XenObject[] {
+  const found = new Map<bigint, XenObject>();
+  for (const resource of schedulerResources(xen)) {
+    const data = xen.object('scheduler', resource.u64('scheduler')).u64('sched_data');
+    const kind = schedulerKind(xen, resource);
+    if (data === 0n || found.has(data) || kind === 'other') continue;
+    found.set(data, xen.object(kind === 'credit2' ? 'csched2_private' : 'csched_private', data));
+  }
+  return [...found.values()];
+}
+
+/** Credit2's run queues. */
+export function runQueues(xen: Xen): XenObject[] {
+  const queues: XenObject[] = [];
+  const link = xen.offsetOf('csched2_runqueue_data', 'rql');
+  for (const data of schedulerPrivates(xen)) {
+    if (data.layout.name !== 'csched2_private') continue;
+    const list = closedList(xen.memory, data.at('rql'));
+    for (const node of list.nodes) queues.push(xen.object('csched2_runqueue_data', node - link));
+  }
+  return queues;
+}
+
+/** Runstates (public/vcpu.h). */
+export const RUNSTATE = { running: 0, runnable: 1, blocked: 2, offline: 3 } as const;

@@ -1,0 +1,95 @@
+/** Xen's timers (Xen 4.17, common/timer.c): a heap, an overflow list and a list of inactive ones for each CPU. */
+import { type TypeSite, typeSites } from '../layout/locks.js';
+import { allVcpus, type Domain } from './domains.js';
+import { closedList } from './list.js';
+import type { XenObject } from './object.js';
+import { schedulerResources } from './scheduler.js';
+import type { Xen } from './xen.js';
+
+/** `timer.status` (xen/timer.h). */
+export const TIMER_STATUS = { invalid: 0, inactive: 1, killed: 2, inHeap: 3, inList: 4 } as const;
+
+export interface TimerQueue {
+  readonly cpu: number;
+  /** `struct timers`. */
+  readonly object: XenObject;
+  /** Address of the heap array. Slot 0 holds size and limit, 16 bits each; timers are in slots 1 to size. */
+  readonly heap: bigint;
+  readonly size: number;
+  readonly limit: number;
+  /** Pointers in the slots 1 to size. */
+  readonly slots: readonly bigint[];
+}
+
+export function timerQueue(xen: Xen, cpu: number): TimerQueue {
+  const object = xen.object('timers', xen.perCpu('timers', cpu));
+  const heap = object.u64('heap');
+  const size = xen.memory.u16(heap);
+  const limit = xen.memory.u16(heap + 2n);
+  const count = Math.min(size, limit);
+  const slots = Array.from({ length: count }, (_, n) => xen.memory.u64(heap + BigInt(8 * (n + 1))));
+  return { cpu, object, heap, size, limit, slots };
+}
+
+/** What is wrong with a queue's heap; `undefined` when it is in order. */
+export function heapDefect(xen: Xen, queue: TimerQueue): string | undefined {
+  if (queue.size > queue.limit) return 'its size exceeds its limit';
+  const expires: bigint[] = [];
+  for (const [n, address] of queue.slots.entries()) {
+    if (!xen.memory.isMapped(address)) return `slot ${n + 1} holds no timer`;
+    const timer = xen.object('timer', address);
+    if (timer.num('status') !== TIMER_STATUS.inHeap) return `slot ${n + 1} holds a timer that is not active`;
+    if (timer.num('heap_offset') !== n + 1) return `slot ${n + 1} and its timer disagree`;
+    expires.push(timer.i64('expires'));
+    if (n > 0 && expires[n]! < expires[((n + 1) >> 1) - 1]!) return `slot ${n + 1} expires before its parent`;
+  }
+  return undefined;
+}
+
+/** Timers on a queue's overflow list (singly linked). */
+export function overflowTimers(xen: Xen, queue: TimerQueue): bigint[] {
+  const found: bigint[] = [];
+  for (let at = queue.object.u64('list'); at !== 0n && found.length < 10_000; ) {
+    if (!xen.memory.isMapped(at) || found.includes(at)) break;
+    found.push(at);
+    at = xen.object('timer', at).u64('list_next');
+  }
+  return found;
+}
+
+export const inactiveList = (xen: Xen, queue: TimerQueue) => closedList(xen.memory, queue.object.at('inactive'));
+
+/**
+ * Every timer that can be reached by type: in globals, per-CPU data, domains, vCPUs and scheduler resources. Timers
+ * embedded elsewhere (virtual platform timers) are known only while they are on a queue.
+ */
+export function* knownTimers(xen: Xen, domains: readonly Domain[]): Generator<{ timer: XenObject; name: string }> {
+  const sites = typeSites(xen.profile, TIMER);
+  for (const site of sites.globals) {
+    yield { timer: xen.object('timer', xen.symbol(site.name) + BigInt(site.offset)), name: site.name };
+  }
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    for (const site of sites.perCpu) {
+      const address = xen.symbol(site.name) + BigInt(site.offset) + xen.perCpuOffset(cpu);
+      yield { timer: xen.object('timer', address), name: `CPU ${cpu} ${site.name.replace('per_cpu__', '')}` };
+    }
+  }
+  for (const resource of schedulerResources(xen)) yield* embedded(xen, resource, 'scheduler', sites.inStruct);
+  for (const domain of domains) yield* embedded(xen, domain.object, `d${domain.id}`, sites.inStruct);
+  for (const vcpu of allVcpus(domains)) yield* embedded(xen, vcpu.object, vcpu.name, sites.inStruct);
+}
+
+const TIMER: ReadonlyMap<string, 'timer'> = new Map([['timer', 'timer']]);
+
+function* embedded(
+  xen: Xen,
+  object: XenObject,
+  name: string,
+  inStruct: ReadonlyMap<string, readonly TypeSite<'timer'>[]>,
+): Generator<{ timer: XenObject; name: string }> {
+  for (const site of inStruct.get(object.layout.name) ?? []) {
+    // A place inside the PV or HVM half of a union may be something else altogether.
+    if (site.arm !== undefined) continue;
+    yield { timer: xen.object('timer', object.address + BigInt(site.offset)), name: `${name}.${site.path}` };
+  }
+}

@@ -1,0 +1,69 @@
+/** A Xen in a frozen machine: its profile plus its memory, and the few ways to get from a name to an object. */
+import { NinelivesError } from '../common/errors.js';
+import type { Profile } from '../layout/profile.js';
+import type { PhysicalAddress } from '../x86/address.js';
+import type { View } from '../x86/view.js';
+import { XenMemory } from './memory.js';
+import { XenObject } from './object.js';
+
+export class Xen {
+  readonly profile: Profile;
+  readonly memory: XenMemory;
+  #perCpuOffsets: bigint[] | undefined;
+
+  constructor(profile: Profile, memory: XenMemory) {
+    this.profile = profile;
+    this.memory = memory;
+  }
+
+  static at(profile: Profile, view: View, root: PhysicalAddress): Xen {
+    return new Xen(profile, new XenMemory(view, root));
+  }
+
+  get view(): View {
+    return this.memory.view;
+  }
+
+  /** CPUs of the machine; Xen numbers them as QEMU does. */
+  get cpuCount(): number {
+    return this.view.cpuCount;
+  }
+
+  /** The same Xen seen through another view of the same machine (a write overlay). */
+  through(view: View): Xen {
+    return new Xen(this.profile, this.memory.through(view));
+  }
+
+  /** Address of a global or static variable. */
+  symbol(name: string): bigint {
+    return this.profile.symbol(name);
+  }
+
+  /** Address of CPU `cpu`'s copy of the per-CPU variable that Xen's source calls `name`. */
+  perCpu(name: string, cpu: number): bigint {
+    return this.profile.symbol(`per_cpu__${name}`) + this.perCpuOffset(cpu);
+  }
+
+  perCpuOffset(cpu: number): bigint {
+    this.#perCpuOffsets ??= Array.from({ length: this.cpuCount }, (_, n) =>
+      this.memory.u64(this.profile.symbol('__per_cpu_offset') + BigInt(8 * n)),
+    );
+    const offset = this.#perCpuOffsets[cpu];
+    if (offset === undefined) throw new NinelivesError('NL_INTERNAL', `there is no CPU ${cpu}`);
+    return offset;
+  }
+
+  /** The structure of type `struct` at `address`. */
+  object(struct: string, address: bigint): XenObject {
+    return new XenObject(this.memory, this.profile.struct(struct), address);
+  }
+
+  /** Offset of a member inside its structure, for `container_of`. */
+  offsetOf(struct: string, path: string): bigint {
+    return BigInt(this.profile.struct(struct).field(path).offset);
+  }
+
+  sizeOf(struct: string): number {
+    return this.profile.struct(struct).size;
+  }
+}
