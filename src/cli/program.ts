@@ -114,13 +114,20 @@ function find(
 
 const wordsOf = (command: Command): number => command.name.split(' ').length;
 
-const camel = (name: string): string => name.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+const camel = (name: string): string =>
+  name.replace(/(?<=[a-z])-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 const kebab = (name: string): string => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 type ParsedOptions = Readonly<Record<string, unknown>>;
 
+/**
+ * cac knows a switch by its camel-case name only; written `--keep-box demo` it would take `demo` for the switch's value.
+ */
 function parse(cli: CAC, argv: readonly string[]): { readonly options: ParsedOptions } {
-  return cli.parse(['node', 'ninelives', ...argv], { run: false });
+  const words = argv.map((word) =>
+    /^--[a-z]+(-[a-z]+)+$/.test(word) && !word.startsWith('--no-') ? camel(word) : word,
+  );
+  return cli.parse(['node', 'ninelives', ...words], { run: false });
 }
 
 /** cac matches by the first word only, so commands of two words share one entry that takes the options of all. */
@@ -128,7 +135,9 @@ function describe(commands: readonly Command[], version: string): CAC {
   const cli = cac('ninelives');
   cli.version(version, '--version');
   cli.showVersionOnExit = false;
-  for (const option of GLOBAL_OPTIONS) if (option.name !== 'version') cli.option(`--${option.name}`, option.summary);
+  for (const option of GLOBAL_OPTIONS)
+    if (option.name !== 'version')
+      cli.option(`${option.name === 'help' ? '-h, ' : ''}--${option.name}`, option.summary);
   const groups = new Map<string, CacCommand>();
   for (const command of commands) {
     const first = command.name.split(' ')[0] ?? '';
