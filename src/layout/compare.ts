@@ -42,9 +42,10 @@ export interface CodeComparison {
   readonly different: readonly FunctionDifference[];
   readonly onlyFirst: readonly string[];
   readonly onlySecond: readonly string[];
-  /** Over the second build: in all of its code, and in the part that is the same in the first. */
+  /** Accesses of the second build, all of them. */
   readonly all: AccessCount;
-  readonly inSame: AccessCount;
+  /** Those at the same distance in the first: in equal functions, and where the others could be aligned. */
+  readonly confirmed: AccessCount;
 }
 
 /**
@@ -59,7 +60,7 @@ export function compareCode(first: ElfFile, second: ElfFile): CodeComparison {
   const normalFirst = new Normalizer(first);
   const normalSecond = new Normalizer(second);
   const all = new Accesses();
-  const inSame = new Accesses();
+  const confirmed = new Accesses();
   const different: FunctionDifference[] = [];
   const onlySecond: string[] = [];
   let same = 0;
@@ -74,8 +75,12 @@ export function compareCode(first: ElfFile, second: ElfFile): CodeComparison {
     const otherCode = normalFirst.normalize(other);
     if (otherCode.length === code.length && code.every((c, i) => c.text === otherCode[i]!.text)) {
       same++;
-      inSame.add(code);
-    } else different.push(describe(key, otherCode, code));
+      confirmed.add(code);
+    } else {
+      const pairs = align(otherCode, code);
+      confirmed.add(pairs.filter(([a, b]) => a.distance === b.distance).map(([, b]) => b));
+      different.push(describe(key, otherCode, code, pairs));
+    }
   }
   return {
     total: after.size,
@@ -84,7 +89,7 @@ export function compareCode(first: ElfFile, second: ElfFile): CodeComparison {
     onlyFirst: [...before.keys()].filter((key) => !after.has(key)),
     onlySecond,
     all: all.count,
-    inSame: inSame.count,
+    confirmed: confirmed.count,
   };
 }
 
@@ -109,8 +114,8 @@ function describe(
   name: string,
   first: readonly NormalInstruction[],
   second: readonly NormalInstruction[],
+  pairs: readonly (readonly [NormalInstruction, NormalInstruction])[],
 ): FunctionDifference {
-  const pairs = align(first, second);
   const shifted = pairs
     .filter(([a, b]) => a.distance !== b.distance)
     .map(([a, b]) => ({ first: a.distance ?? 0n, second: b.distance ?? 0n, at: b.offset }));

@@ -4,13 +4,13 @@
  * source; then their code is compared, since equal code is what shows that the layouts hold.
  */
 import { NinelivesError } from '../common/errors.js';
-import { compareCode } from './compare.js';
 import { CONSTANTS_4_17 } from './constants-4.17.js';
 import { readUnits } from './dwarf.js';
 import { collectLayouts, type Layouts } from './dwarf-layouts.js';
 import { ElfFile, isAllocated } from './elf.js';
 import { formatProfile, PROFILE_FORMAT, type ProfileFile, packSymbol, type TextCheck } from './profile-file.js';
 import type { ElfSymbol, SymbolTable } from './symbols.js';
+import { describeValidation, validateLayouts } from './validate.js';
 
 export interface MakeOptions {
   /** The `xen-syms` of the build that runs, where that is not the one with DWARF. */
@@ -18,10 +18,10 @@ export interface MakeOptions {
   /** Where the types come from, for the reader of the profile: "Debian source package 4.17.5+72-...". */
   readonly source?: string;
   /**
-   * `refuse` (the default): the code must be equal but for addresses of data. `record`: differences are written into
-   * the profile instead; `docs/design/profiles.md` says how such a profile is validated.
+   * `refuse` (the default): the code must be the same but for addresses. `validate`: it may differ as long as nothing
+   * in it speaks for a struct that changed (`validate.ts`); what differs is written into the profile.
    */
-  readonly onDifferentCode?: 'refuse' | 'record';
+  readonly onDifferentCode?: 'refuse' | 'validate';
 }
 
 export interface MadeProfile {
@@ -86,21 +86,24 @@ export function makeProfileFrom(types: ElfFile, stock: ElfFile, options: MakeOpt
 }
 
 function checkText(types: ElfFile, stock: ElfFile, options: MakeOptions): TextCheck {
-  const report = compareCode(types, stock);
-  const different = [...report.different.map((d) => d.name), ...report.onlyFirst, ...report.onlySecond].sort((a, b) =>
-    a < b ? -1 : 1,
-  );
-  const check: TextCheck = { functions: report.total, same: report.same, different };
-  if (different.length > 0 && options.onDifferentCode !== 'record')
+  const validation = validateLayouts(types, stock);
+  const { comparison, verdict } = validation;
+  const { total, same, all, confirmed } = comparison;
+  const different = [...comparison.different.map((d) => d.name), ...comparison.onlyFirst, ...comparison.onlySecond];
+  different.sort((a, b) => (a < b ? -1 : 1));
+  const allowed = verdict === 'same-code' || (verdict === 'layouts-hold' && options.onDifferentCode === 'validate');
+  if (!allowed)
     throw new NinelivesError(
       'NL_SYMBOLS_MISMATCH',
-      `the code of ${types.label} and ${stock.label} differs in ${different.length} of ${report.total} functions: ` +
-        `${different.slice(0, 8).join(', ')}${different.length > 8 ? ', ...' : ''}`,
+      `${types.label} and ${stock.label} are not the same Xen:\n${describeValidation(validation).join('\n')}`,
       {
-        fix: 'Build exactly the source, configuration and compiler of the running Xen (docs/guides/make-a-profile.md).',
+        fix:
+          verdict === 'layouts-hold'
+            ? 'Build exactly the source, configuration and compiler of the running Xen, or allow differences that leave the layouts alone (docs/guides/make-a-profile.md).'
+            : 'Build exactly the source, configuration and compiler of the running Xen (docs/guides/make-a-profile.md).',
       },
     );
-  return check;
+  return { verdict, functions: total, same, accesses: all.accesses, accessesConfirmed: confirmed.accesses, different };
 }
 
 function requireBuildId(elf: ElfFile): string {

@@ -1,15 +1,20 @@
 /** The profile file: its shape, and how it is packed so that it is small and a difference can be read line by line. */
 import { type ElfSymbol, type SymbolKind, SymbolTable } from './symbols.js';
+import type { Verdict } from './validate.js';
 
 /** Raised when an older ninelives could not read a newer file, or the other way round. */
 export const PROFILE_FORMAT = 1;
 
 /** What was compared when the profile was made; see `docs/design/profiles.md`. */
 export interface TextCheck {
+  readonly verdict: Verdict;
   /** Functions of the stock image. */
   readonly functions: number;
   /** Functions whose code is the same but for the addresses in it. */
   readonly same: number;
+  /** Memory accesses at a distance from a base register: all, and those found at the same distance in both builds. */
+  readonly accesses: number;
+  readonly accessesConfirmed: number;
   /** Functions that differ or exist on one side only. */
   readonly different: readonly string[];
 }
