@@ -69,7 +69,7 @@ function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecor
     cpu: state.cpu,
     where: state.where === 'halted' ? 'idle' : state.where,
     vcpu: state.current.name,
-    ...(state.hypercall.state === 'none' ? {} : { hypercall: state.hypercall.name }),
+    ...('name' in state.hypercall ? { hypercall: state.hypercall.name } : {}),
     backtrace: state.backtrace.map((entry) => entry.text),
     action: isAbandoned ? ['abandoned', ...remarks].join('; ') : 'left alone',
     abandoned: isAbandoned,

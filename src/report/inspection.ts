@@ -3,7 +3,7 @@
 import { readSituation } from '../xen/cpus.js';
 import { allVcpus, type Domain, listDomains, type Vcpu } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
-import { heapLocks, isHeld, staticLocks } from '../xen/locks.js';
+import { heapLocks, isHeld, staticLocks, lockName } from '../xen/locks.js';
 import { RUNSTATE } from '../xen/scheduler.js';
 import { heapDefect, inactiveList, overflowTimers, timerQueue } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';

@@ -22,6 +22,8 @@ export interface SvmEntry {
 export interface EntryFacts {
   /** Return addresses of `call pv_hypercall`: in the slot under the guest frame while a hypercall is in progress. */
   readonly hypercallReturns: ReadonlySet<bigint>;
+  /** Return addresses of calls made while a system call is forwarded from a guest's process to its kernel. */
+  readonly forwardReturns: ReadonlySet<bigint>;
   /** Return addresses of calls that entry code makes with a register frame right above the slot. */
   readonly frameReturns: ReadonlyMap<bigint, string>;
   readonly svm: SvmEntry | undefined;
@@ -64,6 +66,7 @@ export function readEntryFacts(xen: Xen): EntryFacts {
   if (hypercallReturns.size === 0) {
     throw new NinelivesError('NL_PROFILE_MISMATCH', 'the entry code has no call of pv_hypercall');
   }
+  const forwardReturns = new Set([...callsIn(xen, 'switch_to_kernel')].map((call) => call.next));
   const frameReturns = new Map<bigint, string>();
   for (const name of FRAME_MAKERS) {
     if (!xen.profile.hasSymbol(name)) continue;
@@ -71,6 +74,7 @@ export function readEntryFacts(xen: Xen): EntryFacts {
   }
   return {
     hypercallReturns,
+    forwardReturns,
     frameReturns,
     svm: xen.profile.hasSymbol('svm_asm_do_resume') ? svmEntry(xen) : undefined,
   };

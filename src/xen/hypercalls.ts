@@ -13,7 +13,9 @@ export type HypercallProgress =
   | { readonly state: 'none' }
   /** `started` false: the entry code had not called `pv_hypercall` yet. */
   | { readonly state: 'in-progress'; readonly number: number; readonly name: string; readonly started: boolean }
-  | { readonly state: 'finished'; readonly number: number; readonly name: string };
+  | { readonly state: 'finished' }
+  /** A system call of a guest's process, on its way to the guest's kernel. */
+  | { readonly state: 'forwarded-syscall' };
 
 /** Names by number (Xen 4.17, public/xen.h). */
 const NAMES = [
@@ -30,11 +32,16 @@ export const hypercallName = (number: number): string => NAMES[number] || `hyper
 /** `TRAP_syscall` in `entry_vector`: the guest came by SYSCALL (Xen: asm-x86/processor.h). */
 export const TRAP_SYSCALL = 256;
 
+/** Xen 4.17 has 49 hypercalls; a larger value in rax is an answer (addresses, negative errors). Zero is one as well. */
+const HYPERCALL_LIMIT = 64;
+/** PV kernels live in the upper half of the address space, their processes in the lower. */
+const USER_END = 1n << 47n;
+
 /**
  * The slot just under the guest frame holds the return address of the call that the entry code is making, so it
  * tells whether `pv_hypercall` runs. It keeps its value after the call returned: it counts only while the abandoned
- * thread's stack pointer is below it. With the stack pointer at the frame itself the entry code was between calls; what
- * the guest asked for still stands in rax until the answer replaces it.
+ * thread's stack pointer is below it. With the stack pointer at the frame itself the entry code was between calls: the
+ * registers that it clears on the way in, and that no call preserves, tell on which side.
  */
 export function hypercallProgress(
   xen: Xen,
@@ -43,27 +50,37 @@ export function hypercallProgress(
 ): HypercallProgress {
   const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
   if ((frame.num('entry_vector') & TRAP_SYSCALL) === 0) return { state: 'none' };
-  const requested = requestedHypercall(xen, cpu.current.object, frame);
-  if (requested === undefined) return { state: 'none' };
-  const hypercall = { number: requested, name: hypercallName(requested) };
-  const answered = Number(frame.u64('rax') & 0xffff_ffffn) !== requested;
-  if (answered) return { state: 'finished', ...hypercall };
-  if (threadStackPointer(cpu) >= cpu.stack.guestFrame) return { state: 'in-progress', ...hypercall, started: false };
-  const calling = facts.hypercallReturns.has(xen.memory.u64(cpu.stack.guestFrame - 8n));
-  return calling ? { state: 'in-progress', ...hypercall, started: true } : { state: 'finished', ...hypercall };
+  const code = guestBytes(xen, cpu.current.object, frame.u64('rip') - 2n, 2);
+  // Only behind a SYSCALL instruction is there something to go back to.
+  if (code === undefined || code[0] !== 0x0f || code[1] !== 0x05) return { state: 'none' };
+
+  const fromUser = frame.u64('rip') < USER_END;
+  const inCall = threadStackPointer(cpu) < cpu.stack.guestFrame;
+  const slot = xen.memory.u64(cpu.stack.guestFrame - 8n);
+  if (fromUser) {
+    const forwarding = inCall ? facts.forwardReturns.has(slot) : isEntering(xen, cpu);
+    return forwarding ? { state: 'forwarded-syscall' } : { state: 'none' };
+  }
+  const number = Number(frame.u64('rax') & 0xffff_ffffn);
+  const asked = number > 0 && number < HYPERCALL_LIMIT;
+  const hypercall = { number, name: hypercallName(number) };
+  if (inCall) {
+    if (!facts.hypercallReturns.has(slot) || !asked) return { state: 'finished' };
+    return { state: 'in-progress', ...hypercall, started: true };
+  }
+  return asked && isEntering(xen, cpu) ? { state: 'in-progress', ...hypercall, started: false } : { state: 'finished' };
 }
 
-/**
- * The hypercall that the guest asked for, read from the guest's own code: Xen's hypercall page puts the number in
- * eax right before SYSCALL. The frame's rax will not do, since the answer is written there before the call returns.
- * `undefined` when the guest's instruction pointer is not behind such a stub.
- */
-function requestedHypercall(xen: Xen, vcpu: XenObject, frame: XenObject): number | undefined {
-  const code = guestBytes(xen, vcpu, frame.u64('rip') - 7n, 7);
-  if (code === undefined || code[5] !== 0x0f || code[6] !== 0x05) return undefined;
-  if (code[0] !== 0xb8) return undefined;
-  return new DataView(code.buffer).getUint32(1, true);
+/** Whether the CPU, between calls of the entry code, was on its way in. */
+function isEntering(xen: Xen, cpu: Pick<CpuState, 'registers' | 'traps' | 'stack'>): boolean {
+  const trap = cpu.traps.at(-1);
+  if (trap === undefined) return ENTRIES.has(xen.profile.resolve(cpu.registers.rip)?.name ?? '');
+  if (trap.rsp > cpu.stack.guestFrame) return true;
+  return (['rsi', 'r8', 'r9', 'r10', 'r11'] as const).every((name) => trap.object.u64(name) === 0n);
 }
+
+/** Code between a SYSCALL and the call of `pv_hypercall` or of the forwarding. */
+const ENTRIES: ReadonlySet<string> = new Set(['lstar_enter', 'cstar_enter', 'switch_to_kernel']);
 
 /** Bytes of a PV guest's memory through the page tables it runs on; `undefined` where they are not mapped. */
 export function guestBytes(xen: Xen, vcpu: XenObject, address: bigint, length: number): Uint8Array | undefined {

@@ -12,9 +12,14 @@ import type { Xen } from './xen.js';
 export interface LockInstance {
   readonly kind: LockKind;
   readonly address: bigint;
-  /** Where it is, for people: `heap_lock`, `d1.event_lock`, `CPU 2 timers.lock`. */
-  readonly name: string;
+  /** What it is in, for people: `d1`, `CPU 2`; empty for a global. */
+  readonly owner: string;
+  /** Where in it: `event_lock`, `timers.lock`. */
+  readonly path: string;
 }
+
+/** For people: `heap_lock`, `d1 event_lock`. Made only when asked for, since nearly every lock is free. */
+export const lockName = ({ owner, path }: LockInstance): string => (owner === '' ? path : `${owner} ${path}`);
 
 /** Whether a lock is taken, or somebody waits for it. */
 export function isHeld(xen: Xen, lock: LockInstance): boolean {
@@ -32,25 +37,30 @@ export function isHeld(xen: Xen, lock: LockInstance): boolean {
 
 const rwlockSpin = (xen: Xen): bigint => xen.offsetOf('rwlock_t', 'lock');
 
-/** A ticket lock is free when the next ticket to be served is the next to be handed out. */
+/**
+ * A ticket lock is free when the next ticket to be served is the next to be handed out. A recursive lock also counts
+ * how often its holder took it; the CPU noted beside the count means nothing while that is zero (xen/spinlock.h).
+ */
 function spinlockHeld(xen: Xen, address: bigint): boolean {
   const tickets = xen.memory.u32(address);
-  return (tickets & 0xffff) !== tickets >>> 16 || xen.memory.u16(address + 4n) !== UNRECURSED;
+  return (tickets & 0xffff) !== tickets >>> 16 || xen.memory.u16(address + 4n) >>> 12 !== 0;
 }
 
-/** `recurse_cpu` = no CPU (12 bits set), `recurse_cnt` = 0 (xen/spinlock.h). */
+/** `recurse_cpu` = no CPU (12 bits set), `recurse_cnt` = 0. */
 export const UNRECURSED = 0x0fff;
+
+const PER_CPU_PREFIX = 'per_cpu__';
 
 /** Locks in globals and per-CPU data: NiLiHype's "static locks". */
 export function* staticLocks(xen: Xen): Generator<LockInstance> {
   const sites = lockSites(xen.profile);
   for (const site of sites.globals) {
-    yield { kind: site.kind, name: site.name, address: xen.symbol(site.name) + BigInt(site.offset) };
+    yield { kind: site.kind, owner: '', path: site.name, address: xen.symbol(site.name) + BigInt(site.offset) };
   }
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
     for (const site of sites.perCpu) {
       const address = xen.symbol(site.name) + BigInt(site.offset) + xen.perCpuOffset(cpu);
-      yield { kind: site.kind, name: `CPU ${cpu} ${site.name.replace('per_cpu__', '')}`, address };
+      yield { kind: site.kind, owner: `CPU ${cpu}`, path: site.name.slice(PER_CPU_PREFIX.length), address };
     }
   }
 }
@@ -59,7 +69,7 @@ export function* staticLocks(xen: Xen): Generator<LockInstance> {
 export function* heapLocks(xen: Xen, domains: readonly Domain[]): Generator<LockInstance> {
   for (const domain of domains) yield* domainLocks(xen, domain);
   for (const vcpu of allVcpus(domains)) {
-    yield* locksIn(xen, vcpu.object, vcpu.name, skipOtherKind(vcpu.domain));
+    yield* locksIn(xen, vcpu.object, vcpu.name, skipOtherKind(xen, vcpu.domain));
     const fifo = vcpu.object.u64('evtchn_fifo');
     if (fifo !== 0n) yield* locksIn(xen, xen.object('evtchn_fifo_vcpu', fifo), `${vcpu.name} event queue`);
   }
@@ -73,7 +83,7 @@ export function* heapLocks(xen: Xen, domains: readonly Domain[]): Generator<Lock
 function* domainLocks(xen: Xen, domain: Domain): Generator<LockInstance> {
   const name = `d${domain.id}`;
   const { object } = domain;
-  yield* locksIn(xen, object, name, skipOtherKind(domain));
+  yield* locksIn(xen, object, name, skipOtherKind(xen, domain));
   if (domain.kind === 'idle') return;
   yield* pointedTo(xen, object.u64('grant_table'), 'grant_table', `${name} grant table`);
   for (const entry of grantEntries(xen, domain)) yield* locksIn(xen, entry, `${name} grant entry`);
@@ -111,12 +121,14 @@ function* locksIn(
 ): Generator<LockInstance> {
   for (const site of lockSites(xen.profile).inStruct.get(object.layout.name) ?? []) {
     if (skip(site.path)) continue;
-    yield { kind: site.kind, name: `${name}.${site.path}`, address: object.address + BigInt(site.offset) };
+    yield { kind: site.kind, owner: name, path: site.path, address: object.address + BigInt(site.offset) };
   }
 }
 
-/** The PV and HVM halves of `arch` are unions: a lock of the wrong half is somebody else's data. */
-function skipOtherKind(domain: Domain): (path: string) => boolean {
-  const other = domain.kind === 'hvm' ? 'arch.pv.' : domain.kind === 'pv' ? 'arch.hvm.' : undefined;
-  return (path) => (other === undefined ? /^arch\.(pv|hvm)\./.test(path) : path.startsWith(other));
+/** The PV and HVM halves of `arch`, and in the latter AMD's and Intel's, are unions: the wrong half is other data. */
+function skipOtherKind(xen: Xen, domain: Domain): (path: string) => boolean {
+  if (domain.kind === 'idle') return (path) => /^arch\.(pv|hvm)\./.test(path);
+  if (domain.kind === 'pv') return (path) => path.startsWith('arch.hvm.');
+  const vendor = xen.memory.u64(xen.perCpu('host_vmcb', 0)) === 0n ? 'svm' : 'vmx';
+  return (path) => path.startsWith('arch.pv.') || path.startsWith(`arch.hvm.${vendor}.`);
 }

@@ -77,6 +77,12 @@ export class XenMemory {
     return this.u32(address) | 0;
   }
 
+  /** The whole page that holds `address`, not to be written to; `undefined` where nothing is mapped. */
+  pageAt(address: bigint): Uint8Array | undefined {
+    const frame = this.#frame(address);
+    return frame < 0 ? undefined : this.view.page(frame);
+  }
+
   /** A copy of `length` bytes; may span pages. */
   bytes(address: bigint, length: number): Uint8Array {
     const out = new Uint8Array(length);

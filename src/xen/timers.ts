@@ -1,9 +1,10 @@
 /** Xen's timers (Xen 4.17, common/timer.c): a heap, an overflow list and a list of inactive ones for each CPU. */
-import { type TypeSite, typeSites } from '../layout/locks.js';
+import type { TypeSite } from '../layout/locks.js';
 import { allVcpus, type Domain } from './domains.js';
 import { closedList } from './list.js';
 import type { XenObject } from './object.js';
 import { schedulerResources } from './scheduler.js';
+import { sitesOf } from './sites.js';
 import type { Xen } from './xen.js';
 
 /** `timer.status` (xen/timer.h). */
@@ -64,7 +65,7 @@ export const inactiveList = (xen: Xen, queue: TimerQueue) => closedList(xen.memo
  * embedded elsewhere (virtual platform timers) are known only while they are on a queue.
  */
 export function* knownTimers(xen: Xen, domains: readonly Domain[]): Generator<{ timer: XenObject; name: string }> {
-  const sites = typeSites(xen.profile, TIMER);
+  const sites = timerSites(xen.profile);
   for (const site of sites.globals) {
     yield { timer: xen.object('timer', xen.symbol(site.name) + BigInt(site.offset)), name: site.name };
   }
@@ -79,7 +80,7 @@ export function* knownTimers(xen: Xen, domains: readonly Domain[]): Generator<{ 
   for (const vcpu of allVcpus(domains)) yield* embedded(xen, vcpu.object, vcpu.name, sites.inStruct);
 }
 
-const TIMER: ReadonlyMap<string, 'timer'> = new Map([['timer', 'timer']]);
+const timerSites = sitesOf<'timer'>(new Map([['timer', 'timer']]));
 
 function* embedded(
   xen: Xen,

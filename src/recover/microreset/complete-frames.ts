@@ -66,15 +66,15 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
   const { svm } = facts;
   const { registers, stack } = cpu;
   const { rip } = registers;
-  if (svm !== undefined && cpu.current.domain.kind === 'hvm') {
-    const afterRun = rip > svm.vmrun && rip <= svm.handlerReturn;
+  if (cpu.current.domain.kind === 'hvm') {
     const handler = xen.symbol('svm_vmexit_handler');
+    if (svm === undefined) return;
+    const leaving = rip > svm.clgi && rip <= svm.vmrun;
+    const returning = rip > svm.vmrun && rip <= svm.handlerReturn;
     const unsynced = rip >= handler && rip <= svm.handlerFirstCall;
-    if (rip > svm.clgi && rip <= svm.vmrun) return resumeAtStgi(context, cpu, 'handled');
-    if (unsynced) return resumeAtStgi(context, cpu, 'pending');
-    if (!afterRun) return;
-    if (rip < svm.stgi) saveRest();
-    return resumeAtStgi(context, cpu, 'pending');
+    if (returning && rip < svm.stgi) saveRest();
+    if (leaving || returning || unsynced) resumeAtStgi(context, cpu, leaving ? 'handled' : 'pending');
+    return;
   }
   const entering = onStack(stack, registers.rsp) && registers.rsp >= stack.guestFrame;
   if ((entering || isTrampoline(context, cpu)) && !isExit(context, rip)) saveRest();

@@ -9,6 +9,7 @@ import { contextSwitch } from './context-switch.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
+import { pageFrames } from './page-frames.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rendezvous } from './rendezvous.js';
@@ -25,6 +26,7 @@ export const microreset: Mechanism = {
     perCpuState,
     staticLocksStep,
     heapLocksStep,
+    pageFrames,
     rendezvous,
     contextSwitch,
     scheduling,

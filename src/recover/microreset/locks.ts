@@ -4,10 +4,10 @@
  *
  * A recovery that drops only one CPU's thread could not do this; microreset can, since it drops all.
  */
-import { typeSites } from '../../layout/locks.js';
 import { allVcpus } from '../../xen/domains.js';
-import { heapLocks, isHeld, type LockInstance, staticLocks, UNRECURSED } from '../../xen/locks.js';
+import { heapLocks, isHeld, type LockInstance, lockName, staticLocks, UNRECURSED } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
+import { sitesOf } from '../../xen/sites.js';
 import type { Step, StepContext } from '../step.js';
 
 export const staticLocksStep: Step = {
@@ -31,9 +31,12 @@ export const heapLocksStep: Step = {
 
 function release({ plan, xen }: StepContext, lock: LockInstance): void {
   if (!isHeld(xen, lock)) return;
-  plan.found(`${lock.name} was held`);
-  const reason = `${lock.name} was held by an abandoned thread`;
-  if (lock.kind === 'spinlock') return freeSpinlock(lock.address);
+  plan.found(`${lockName(lock)} was held`);
+  const reason = `${lockName(lock)} was held by an abandoned thread`;
+  if (lock.kind === 'spinlock') {
+    freeSpinlock(lock.address);
+    return;
+  }
   const offset = xen.offsetOf('rwlock_t', 'lock');
   plan.write(lock.address, 4, 0, reason);
   freeSpinlock(lock.address + offset);
@@ -47,18 +50,19 @@ function release({ plan, xen }: StepContext, lock: LockInstance): void {
   }
 }
 
+const mmLockSites = sitesOf<'lock' | 'rwlock'>(
+  new Map([
+    ['mm_lock', 'lock'],
+    ['mm_rwlock', 'rwlock'],
+  ]),
+);
+
 /**
  * The memory-management locks remember who holds them besides the lock itself (Xen 4.17: asm-x86/mm.h `mm_lock_t`,
  * `mm_rwlock_t`), so that one CPU may take them again.
  */
 function releaseMmLocks({ plan, xen, situation }: StepContext): void {
-  const sites = typeSites(
-    xen.profile,
-    new Map([
-      ['mm_lock', 'lock'],
-      ['mm_rwlock', 'rwlock'],
-    ]),
-  );
+  const sites = mmLockSites(xen.profile);
   const owners: XenObject[] = [];
   for (const domain of situation.domains) {
     if (domain.kind === 'idle') continue;

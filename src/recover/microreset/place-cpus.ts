@@ -62,7 +62,7 @@ function place(context: StepContext, state: CpuState): void {
   writeFrame(frame, destination.rip, destination.rsp, new Map(), reason);
   plan.setRegisters(
     cpu,
-    { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(context, state) },
+    { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(state) },
     reason,
   );
   note(context, cpu, `goes on in ${xen.profile.describe(destination.rip)}`);
@@ -95,7 +95,7 @@ function destinationOf({ xen }: StepContext, { current }: CpuState): bigint {
 }
 
 /** The page tables a CPU runs on are those of the vCPU whose state is loaded; the idle vCPU borrows them. */
-function pageTableOf({ xen }: StepContext, { loaded, registers }: CpuState): bigint {
+function pageTableOf({ loaded, registers }: CpuState): bigint {
   const own = loaded.object.u64('arch.cr3');
   return own === 0n ? registers.cr3 : own;
 }

@@ -9,6 +9,8 @@ import type { CpuState } from '../../xen/cpus.js';
 import { hypercallProgress } from '../../xen/hypercalls.js';
 import { note, type Step, type StepContext } from '../step.js';
 
+/** `TF_kernel_mode` in `vcpu.arch.flags`: a PV vCPU runs its kernel (Xen: asm-x86/domain.h). */
+const TF_KERNEL_MODE = 1;
 /** Length of SYSCALL. */
 const SYSCALL_LENGTH = 2n;
 
@@ -26,11 +28,20 @@ function retry(context: StepContext, cpu: CpuState): void {
   if (cpu.current.domain.kind !== 'pv') return;
   // Asked again of the plan so far: the step `complete-frames` may just have completed the frame.
   const progress = hypercallProgress(xen, context.facts, cpu);
-  if (progress.state !== 'in-progress') return;
-  const { name, number, started } = progress;
   const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
-  plan.set(frame, 'rip', frame.u64('rip') - SYSCALL_LENGTH, `${cpu.current.name} issues hypercall ${name} again`);
-  plan.set(frame, 'rax', number, `${cpu.current.name} asks for hypercall ${name} again`);
-  plan.found(`${cpu.current.name}: ${name} ${started ? 'was under way' : 'had not begun'}`);
-  note(context, cpu.cpu, `hypercall ${name} is retried`);
+  const { name: vcpu } = cpu.current;
+  if (progress.state === 'in-progress') {
+    const { name, number, started } = progress;
+    plan.set(frame, 'rip', frame.u64('rip') - SYSCALL_LENGTH, `${vcpu} issues hypercall ${name} again`);
+    plan.set(frame, 'rax', number, `${vcpu} asks for hypercall ${name} again`);
+    plan.found(`${vcpu}: ${name} ${started ? 'was under way' : 'had not begun'}`);
+    note(context, cpu.cpu, `hypercall ${name} is retried`);
+  } else if (progress.state === 'forwarded-syscall') {
+    plan.set(frame, 'rip', frame.u64('rip') - SYSCALL_LENGTH, `a process of ${vcpu} issues its system call again`);
+    // The frame is still the process's; where Xen had switched to the kernel's page tables already, it switches back.
+    const inKernel = (cpu.current.object.num('arch.flags') & TF_KERNEL_MODE) !== 0;
+    if (inKernel) plan.call(cpu.cpu, 'toggle_guest_mode', [cpu.current.address], `${vcpu} goes back to its process`);
+    plan.found(`${vcpu}: a system call was being forwarded`);
+    note(context, cpu.cpu, 'the system call is retried');
+  }
 }

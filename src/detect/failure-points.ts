@@ -1,0 +1,79 @@
+/**
+ * Where in Xen's text a failure shows itself first, and what a stop there means. Xen prints registers and stack over
+ * the serial line before it panics, which takes far longer than the whole recovery: the places chosen lie before that.
+ *
+ * They are also chosen for the pages they lie on. QEMU executes a page with a breakpoint one instruction at a time, so a
+ * breakpoint on a page with hot code would slow every guest (qemu-notes 5.3; the `bench/guard-overhead` benchmark).
+ */
+import type { Xen } from '../xen/xen.js';
+import type { Failure, FailureKind } from './failure.js';
+
+const POINTS: readonly { readonly symbol: string; readonly kind: FailureKind; readonly what: string }[] = [
+  { symbol: 'show_execution_state', kind: 'fatal-trap', what: 'a trap in Xen that it cannot handle' },
+  { symbol: 'fatal_trap', kind: 'fatal-trap', what: 'a trap in Xen that it cannot handle' },
+  { symbol: 'do_double_fault', kind: 'double-fault', what: 'a double fault' },
+  { symbol: 'panic', kind: 'panic', what: 'Xen panics' },
+  { symbol: 'machine_halt', kind: 'halt', what: 'Xen halts the machine' },
+];
+
+/** Addresses that a guard sets breakpoints on. */
+export const failurePoints = (xen: Xen): bigint[] => POINTS.map((point) => xen.symbol(point.symbol));
+
+/**
+ * What a stop at a failure point means. `undefined` when it is no failure: a WARN, which prints and goes on; a dump that
+ * was asked for by key; dom0 that switches the machine off.
+ */
+export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failure | undefined {
+  const registers = xen.view.registers(cpu);
+  const point = POINTS.find(({ symbol }) => xen.symbol(symbol) === registers.rip);
+  if (point === undefined) return undefined;
+  const caller = xen.profile.resolve(xen.memory.u64(registers.rsp))?.name ?? '';
+  if (point.symbol === 'machine_halt' && caller === 'hwdom_shutdown') return undefined;
+  if (point.symbol !== 'show_execution_state') {
+    const at =
+      point.symbol === 'fatal_trap' || point.symbol === 'do_double_fault' ? trapAt(xen, registers.rdi) : undefined;
+    return { kind: point.kind, cpu, summary: point.what, detectedAtMs, ...(at === undefined ? {} : { at }) };
+  }
+  if (!caller.startsWith('do_')) return undefined;
+  const frame = xen.object('cpu_user_regs', registers.rdi);
+  const rip = frame.u64('rip');
+  const at = xen.profile.describe(rip);
+  if (caller !== 'do_invalid_op') {
+    return {
+      kind: 'fatal-trap',
+      cpu,
+      at,
+      summary: `${vectorName(frame.num('entry_vector'))} in Xen at ${at}`,
+      detectedAtMs,
+    };
+  }
+  if (isWarning(xen, rip)) return undefined;
+  return { kind: 'bug', cpu, at, summary: `BUG or invalid instruction at ${at}`, detectedAtMs };
+}
+
+function trapAt(xen: Xen, frame: bigint): string | undefined {
+  return xen.memory.isMapped(frame) ? xen.profile.describe(xen.object('cpu_user_regs', frame).u64('rip')) : undefined;
+}
+
+const VECTORS: Readonly<Record<number, string>> = {
+  0: 'divide error',
+  6: 'invalid opcode',
+  8: 'double fault',
+  12: 'stack fault',
+  13: 'general protection fault',
+  14: 'page fault',
+};
+
+const vectorName = (vector: number): string => VECTORS[vector & 0xff] ?? `trap ${vector & 0xff}`;
+
+/** Whether the UD2 at `rip` belongs to a WARN: Xen keeps the places of its WARNs in the second of its bug tables. */
+function isWarning(xen: Xen, rip: bigint): boolean {
+  const entrySize = 8n;
+  const end = xen.symbol('__stop_bug_frames_1');
+  for (let entry = xen.symbol('__stop_bug_frames_0'); entry < end; entry += entrySize) {
+    // Distance from the entry to the UD2 in the lower 24 bits, signed.
+    const displacement = (xen.memory.u32(entry) << 8) >> 8;
+    if (entry + BigInt(displacement) === rip) return true;
+  }
+  return false;
+}

@@ -1,0 +1,54 @@
+/** One recovery of a frozen machine, from the stop to the resumption. */
+import type { Failure } from '../detect/failure.js';
+import { type Mechanism, makePlan } from '../recover/mechanism.js';
+import type { PhaseTimes, Recovery } from '../recover/outcome.js';
+import type { View } from '../x86/view.js';
+import { commit } from './commit.js';
+import type { Target } from './target.js';
+
+export interface RecoverOptions {
+  readonly mechanism: Mechanism;
+  /** Steps left out, by name. */
+  readonly without?: ReadonlySet<string>;
+  /** A plan that did not pass its check is committed all the same: what an ablation study asks for. */
+  readonly commitUnchecked?: boolean;
+  /** Wraps the view that the plan is made from, to keep what was read as a capsule. */
+  readonly watch?: (view: View) => View;
+}
+
+/**
+ * Plans, checks, commits and resumes. Where the plan does not pass its check the machine stays frozen.
+ * @param view the failed machine, captured after `failure` was seen
+ * @throws NL_STUB_LOST, NL_STUB_ERROR, NL_QEMU_EXITED: the machine is as the error found it
+ */
+export async function recover(
+  target: Target,
+  view: View,
+  failure: Failure,
+  options: RecoverOptions,
+): Promise<Recovery> {
+  const { machine, facts } = target;
+  const captureMs = performance.now() - failure.detectedAtMs;
+  const planStart = performance.now();
+  const xen = target.at(options.watch?.(view) ?? view);
+  const plan = makePlan(options.mechanism, xen, facts, {
+    now: () => performance.now(),
+    ...(options.without === undefined ? {} : { without: options.without }),
+  });
+  const checkMs = plan.steps.find((step) => step.name === 'audit')?.durationMs ?? 0;
+  const commitStart = performance.now();
+  const planMs = commitStart - planStart - checkMs;
+  const phases = { captureMs, settleMs: 0, planMs, checkMs };
+  if (plan.problems.length > 0 && options.commitUnchecked !== true) {
+    return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
+  }
+  await commit(machine, xen.memory, plan);
+  const resumeStart = performance.now();
+  await machine.resume();
+  const done = performance.now();
+  return outcome({ ...phases, commitMs: resumeStart - commitStart, resumeMs: done - resumeStart }, 'resumed', done);
+
+  function outcome(times: PhaseTimes, result: Recovery['result'], until: number): Recovery {
+    return { failure, plan, phases: times, latencyMs: until - failure.detectedAtMs, result };
+  }
+}
