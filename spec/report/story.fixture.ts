@@ -132,7 +132,7 @@ export const story: Story = {
   recovery,
   outageMs: 11.4,
   vms: [
-    { name: 'PrivVM', kind: 'privvm', alive: true, intact: true, note: '212 rounds' },
+    { name: 'dom0', kind: 'dom0', alive: true, intact: true, note: '212 rounds' },
     { name: 'app1', kind: 'pv', alive: true, intact: true, note: '198 rounds' },
     { name: 'app2', kind: 'pv', alive: true, intact: false, note: 'checksum chain broken at round 77' },
     { name: 'app3', kind: 'pvh', alive: true, intact: true, note: '201 rounds' },

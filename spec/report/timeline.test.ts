@@ -45,11 +45,11 @@ describe('timeline', () => {
                  │
        +11.4 ms  ●  back  the first guest instruction after an outage of 11.4 ms
                  │
-                    VM      kind         alive  intact
-                    PrivVM  PrivVM (PV)  yes    yes     212 rounds
-                    app1    AppVM (PV)   yes    yes     198 rounds
-                    app2    AppVM (PV)   yes    no      checksum chain broken at round 77
-                    app3    AppVM (PVH)  yes    yes     201 rounds
+                    VM    kind         alive  intact
+                    dom0               yes    yes     212 rounds
+                    app1  AppVM (PV)   yes    yes     198 rounds
+                    app2  AppVM (PV)   yes    no      checksum chain broken at round 77
+                    app3  AppVM (PVH)  yes    yes     201 rounds
                     ✓ a new VM was created
 
       ✓ success: at most one AppVM was affected, and a new VM was created"

@@ -4,6 +4,8 @@ import { access, constants, readFile, stat, statfs } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
+import { knownProfiles } from '../layout/profile.js';
+import { lackingPackages } from '../testbed/packages.js';
 import { type Check, failed, ok, warning } from './check.js';
 
 const execFileAsync = promisify(execFile);
@@ -15,18 +17,30 @@ const OLDEST_QEMU = [7, 2] as const;
 /** Packages, images and one snapshot of a 2 GiB box. */
 const CACHE_MIB = 3072;
 
-/** @param memoryMib memory of the box that is wanted, in MiB */
-export async function checkHost(memoryMib: number, cacheFolder: string): Promise<Check[]> {
+export interface HostQuestion {
+  /** Memory of the box that is wanted, in MiB. */
+  readonly memoryMib: number;
+  readonly cacheFolder: string;
+  /** Folder with layout profiles; those that come with ninelives when absent. */
+  readonly profiles: string | undefined;
+}
+
+export async function checkHost({ memoryMib, cacheFolder, profiles }: HostQuestion): Promise<Check[]> {
   return [
     checkNode(process.versions.node),
     await checkQemu(),
+    ...lackingPackages().map((name) => failed(name, 'not installed', INSTALL)),
     checkProcessors(),
     checkMemory(memoryMib),
     await checkSharedMemory(memoryMib),
     await checkCache(cacheFolder),
+    checkProfiles(profiles),
     await checkKvm(),
   ];
 }
+
+const INSTALL =
+  'run "ninelives doctor --install" as root or with sudo, or: sudo apt-get install qemu-system-x86 xz-utils';
 
 const atLeast = (version: string, [major, minor]: readonly [number, number]): boolean => {
   const [a = 0, b = 0] = version.split('.').map(Number);
@@ -40,16 +54,15 @@ function checkNode(version: string): Check {
 }
 
 async function checkQemu(): Promise<Check> {
-  const install = 'run "ninelives doctor --install", or: sudo apt-get install qemu-system-x86';
   try {
     const { stdout } = await execFileAsync('qemu-system-x86_64', ['--version']);
     const version = /version (\d+\.\d+(?:\.\d+)?)/.exec(stdout)?.[1];
-    if (version === undefined) return failed('QEMU', 'does not say its version', install);
+    if (version === undefined) return failed('QEMU', 'does not say its version', INSTALL);
     return atLeast(version, OLDEST_QEMU)
       ? ok('QEMU', version)
       : failed('QEMU', version, `install QEMU ${OLDEST_QEMU.join('.')} or newer (Debian 12 has 7.2)`);
   } catch {
-    return failed('QEMU', 'qemu-system-x86_64 is not installed', install);
+    return failed('QEMU', 'qemu-system-x86_64 is not installed', INSTALL);
   }
 }
 
@@ -95,7 +108,7 @@ async function checkCache(folder: string): Promise<Check> {
       ? ok(name, `${folder}, ${free} MiB free`)
       : warning(name, `${folder}, ${free} MiB free`, `free some space there: a box takes about ${CACHE_MIB} MiB`);
   } catch {
-    return failed(name, `${folder} cannot be written`, 'make it writable, or set XDG_CACHE_HOME to a folder that is');
+    return failed(name, `${folder} cannot be written`, 'make it writable, or set NINELIVES_CACHE to a folder that is');
   }
 }
 
@@ -109,12 +122,22 @@ async function nearestExisting(folder: string): Promise<string> {
   }
 }
 
+function checkProfiles(folder: string | undefined): Check {
+  const versions = knownProfiles(folder).map((profile) => profile.version);
+  return versions.length > 0
+    ? ok('profiles', `Xen ${versions.join(', ')}`)
+    : failed('profiles', `none in ${folder ?? 'this installation'}`, 'make one with "ninelives profile make"');
+}
+
+/** AppVMs in hardware virtualisation need nested SVM; in software emulation QEMU has that itself. */
 async function checkKvm(): Promise<Check> {
   try {
     await access('/dev/kvm', constants.R_OK | constants.W_OK);
-    const nested = await readFile('/sys/module/kvm_amd/parameters/nested', 'utf8').catch(() => '');
-    return /^[1Y]/.test(nested) ? ok('KVM', 'available, nested SVM is on') : ok('KVM', 'available, without nested SVM');
   } catch {
-    return ok('KVM', 'not available; the box runs in software emulation');
+    return ok('KVM', 'not available; boxes run in software emulation');
   }
+  const nested = await readFile('/sys/module/kvm_amd/parameters/nested', 'utf8').catch(() => '');
+  return /^[1Y]/.test(nested)
+    ? ok('KVM', 'available, with nested SVM: --accel kvm can be tried')
+    : ok('KVM', 'available, but without nested SVM; boxes run in software emulation');
 }

@@ -58,3 +58,6 @@ export function parseAccelerator(text: string): Accelerator {
   }
   return text;
 }
+
+/** Lines of a backtrace, 0..100. */
+export const parseFrames = (text: string): number => whole('frames', text, 0, 100);

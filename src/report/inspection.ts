@@ -3,7 +3,7 @@
 import { readSituation } from '../xen/cpus.js';
 import { allVcpus, type Domain, listDomains, type Vcpu } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
-import { heapLocks, isHeld, staticLocks, lockName } from '../xen/locks.js';
+import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
 import { RUNSTATE } from '../xen/scheduler.js';
 import { heapDefect, inactiveList, overflowTimers, timerQueue } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';
@@ -68,7 +68,7 @@ export function inspectXen(xen: Xen, facts: EntryFacts): Inspection {
     ),
     heldLocks: locks
       .filter((lock) => isHeld(xen, lock))
-      .map(({ name, kind, address }) => ({ name, kind, address: `0x${address.toString(16)}` })),
+      .map((lock) => ({ name: lockName(lock), kind: lock.kind, address: `0x${lock.address.toString(16)}` })),
     lockCount: locks.length,
     timers: Array.from({ length: xen.cpuCount }, (_, cpu) => inspectTimers(xen, cpu)),
   };

@@ -4,8 +4,8 @@ import type { Recovery } from '../recover/outcome.js';
 /** How one virtual machine came through. */
 export interface VmVerdict {
   readonly name: string;
-  /** `privvm`: the privileged VM (dom0). */
-  readonly kind: 'privvm' | 'pv' | 'pvh';
+  /** `dom0`: the privileged VM, itself PV. */
+  readonly kind: 'dom0' | 'pv' | 'pvh';
   /** It does work again after the recovery. */
   readonly alive: boolean;
   /** None of its work is lost or wrong. */

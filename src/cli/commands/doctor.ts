@@ -1,8 +1,10 @@
-/** `ninelives doctor`: what of this machine is fit, what is not, and what to do. */
-import { homedir } from 'node:os';
-import { join } from 'node:path';
+/** `ninelives doctor`: what of this machine and box is fit, what is not, and what to do. */
 import { EXIT } from '../../common/errors.js';
-import { checkup } from '../../report/checkup.js';
+import { type CheckGroup, checkup } from '../../report/checkup.js';
+import { installPrograms } from '../../testbed/packages.js';
+import { cacheFolder } from '../../testbed/paths.js';
+import { BOX_OPTIONS } from '../box.js';
+import { checkBox } from '../box-checks.js';
 import type { Command } from '../command.js';
 import { checkHost } from '../host-checks.js';
 import { parseMemory } from '../options.js';
@@ -10,16 +12,30 @@ import { parseMemory } from '../options.js';
 export const doctor: Command = {
   name: 'doctor',
   positional: [],
-  summary: 'check what of this machine is fit, and say what to do about the rest',
-  options: [{ name: 'memory', value: 'size', summary: 'memory of the box to check for (default 2G)' }],
-  examples: ['ninelives doctor', 'ninelives doctor --memory 8G'],
+  summary: 'check what of this machine and box is fit, and say what to do about the rest',
+  options: [
+    { name: 'memory', value: 'size', summary: 'memory of the box to check for (default 2G)' },
+    { name: 'install', summary: 'install the Debian packages that are missing (as root or with sudo)' },
+    ...BOX_OPTIONS,
+  ],
+  examples: ['ninelives doctor', 'ninelives doctor --memory 8G', 'ninelives doctor --qmp /run/box/qmp.sock'],
   async run({ typed, terminal, json, print, printJson, width, colors }) {
     const memoryMib = parseMemory(typed.text('memory') ?? '2G');
+    if (typed.given('install')) await installPrograms(terminal);
     terminal.step('checking this machine');
-    const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'ninelives');
-    const groups = [{ title: 'this machine', checks: await checkHost(memoryMib, cache) }];
+    const profiles = typed.text('profiles');
+    const groups: CheckGroup[] = [
+      { title: 'this machine', checks: await checkHost({ memoryMib, cacheFolder: cacheFolder(), profiles }) },
+    ];
+    const qmpPath = typed.text('qmp');
+    if (qmpPath !== undefined) {
+      terminal.step('checking the box');
+      const gdb = typed.text('gdb');
+      const address = gdb === undefined ? { qmpPath } : { qmpPath, gdb };
+      groups.push({ title: 'the box', checks: await checkBox(address, profiles) });
+    }
     const fit = groups.every((group) => group.checks.every((check) => check.state !== 'failed'));
-    if (json) printJson({ fit, checks: groups.flatMap((group) => group.checks) });
+    if (json) printJson({ fit, groups });
     else print(checkup(groups, width, colors));
     return fit ? EXIT.ok : EXIT.environment;
   },
