@@ -160,7 +160,7 @@ class UnitWalk {
 
   /** An unnamed struct is called after the first thing that holds it: `parent.member`, or a variable. */
   #baptise(type: number | undefined, name: string): void {
-    for (let die = type === undefined ? undefined : this.unit.dies.get(type); die !== undefined; ) {
+    for (let i = 0, die = this.#at(type); die !== undefined && i < DEEPEST; i++) {
       if (die.tag === TAG.structure || die.tag === TAG.union) {
         if (this.#nameOf(die) !== undefined) return;
         this.#names.set(die.offset, name);
@@ -168,7 +168,7 @@ class UnitWalk {
         return;
       }
       if (die.type === undefined) return;
-      die = this.unit.dies.get(die.type);
+      die = this.#at(die.type);
     }
   }
 
@@ -181,13 +181,14 @@ class UnitWalk {
     this.into.struct(name, this.#unit, die.tag === TAG.union ? 'union' : 'struct', die.byteSize, members);
   }
 
-  #flatten(die: Die, owner: string, base: number, members: [string, string][]): void {
+  #flatten(die: Die, owner: string, base: number, members: [string, string][], depth = 0): void {
+    if (depth > DEEPEST) return;
     for (const child of die.children) {
       if (child.tag !== TAG.member || child.type === undefined) continue;
       if (child.name === undefined) {
         const inner = this.#strip(child.type);
         if (inner !== undefined && (inner.tag === TAG.structure || inner.tag === TAG.union))
-          this.#flatten(inner, owner, base + (child.memberOffset ?? 0), members);
+          this.#flatten(inner, owner, base + (child.memberOffset ?? 0), members, depth + 1);
         continue;
       }
       this.#baptise(child.type, `${owner}.${child.name}`);
@@ -226,10 +227,13 @@ class UnitWalk {
   }
 
   #strip(offset: number): Die | undefined {
-    let die = this.unit.dies.get(offset);
-    while (die !== undefined && QUALIFIERS.has(die.tag))
-      die = die.type === undefined ? undefined : this.unit.dies.get(die.type);
+    let die = this.#at(offset);
+    for (let i = 0; die !== undefined && QUALIFIERS.has(die.tag) && i < DEEPEST; i++) die = this.#at(die.type);
     return die;
+  }
+
+  #at(offset: number | undefined): Die | undefined {
+    return offset === undefined ? undefined : this.unit.dies.get(offset);
   }
 
   #sizeOf(offset: number): number | undefined {
@@ -239,6 +243,8 @@ class UnitWalk {
   #type(offset: number): string {
     const known = this.#types.get(offset);
     if (known !== undefined) return known;
+    // A damaged file may describe a type by itself.
+    this.#types.set(offset, 'void');
     const text = this.#describe(this.unit.dies.get(offset));
     this.#types.set(offset, text);
     return text;
@@ -278,6 +284,9 @@ class UnitWalk {
     }
   }
 }
+
+/** Deeper than any C type is nested; ends the walk through a damaged file whose types refer to themselves. */
+const DEEPEST = 32;
 
 const QUALIFIERS = new Set<number>([TAG.typedef, TAG.const, TAG.volatile, TAG.restrict, TAG.atomic]);
 

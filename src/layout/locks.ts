@@ -69,11 +69,11 @@ export function typeSites<Kind extends string>(profile: Profile, wanted: Readonl
       const inner = ofType(member.type);
       if (inner.length === 0) continue;
       const end = member.offset + profile.sizeOf(member.type);
+      // Empty structs share their place with what follows, which makes no union of them.
       const shared = [...layout.members()].some(
         (o) =>
           o.name !== member.name &&
-          o.offset < end &&
-          (o.offset >= member.offset || o.offset + sizeOfKnown(profile, o.type) > member.offset),
+          Math.max(o.offset, member.offset) < Math.min(o.offset + sizeOfKnown(profile, o.type), end),
       );
       for (const site of inner) {
         const arm = site.arm === undefined ? (shared ? member.name : undefined) : `${member.name}${join(site.arm)}`;

@@ -80,7 +80,7 @@ export function makeProfileFrom(types: ElfFile, stock: ElfFile, options: MakeOpt
     aliases: sorted(layouts.aliases),
     structs: sorted(new Map([...layouts.structs].map(([k, { size, members }]) => [k, { size, members }]))),
     variables: variableTypes(layouts, types.symbols, stock.symbols),
-    symbols: wantedSymbols(stock.symbols).map((s) => packSymbol(s, base)),
+    symbols: wantedSymbols(stock.symbols, base).map((s) => packSymbol(s, base)),
   };
   return { buildId: file.buildId, version, text, json: formatProfile(file) };
 }
@@ -136,9 +136,9 @@ function compiler(elf: ElfFile): string {
 }
 
 /** Names that the profile holds; a file only where it tells namesakes apart. */
-function wantedSymbols(table: SymbolTable): ElfSymbol[] {
+function wantedSymbols(table: SymbolTable, base: bigint): ElfSymbol[] {
   return table.all
-    .filter((s) => !NOISE.test(s.name) && table.ranges.some((r) => s.address >= r.address && s.address <= r.end))
+    .filter((s) => !NOISE.test(s.name) && s.address >= base)
     .map((s): ElfSymbol => {
       const { file: _, ...rest } = s;
       return table.named(s.name).length > 1 ? s : rest;

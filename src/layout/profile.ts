@@ -126,9 +126,11 @@ export class Profile {
     const first = global ?? found[0];
     if (first === undefined) throw this.#lacks(`symbol '${name}'`);
     if (global === undefined && found.some((s) => s.address !== first.address))
-      throw new NinelivesError('NL_PROFILE_MISMATCH', `'${name}' names several static symbols of Xen ${this.version}`, {
-        fix: `Ask for one of ${found.map((s) => `${s.file ?? '?'}#${name}`).join(', ')}.`,
-      });
+      throw new NinelivesError(
+        'NL_PROFILE_MISMATCH',
+        `'${name}' names several static symbols of Xen ${this.version}: ${found.map((s) => `${s.file ?? '?'}#${name}`).join(', ')}`,
+        { fix: 'Ask for one of them by that name.' },
+      );
     return first.address;
   }
 
