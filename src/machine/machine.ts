@@ -215,7 +215,7 @@ export class Machine {
 
   /** What only QEMU's monitor tells of a CPU: halted or not, descriptor tables, task register. */
   async hiddenRegisters(cpu: number): Promise<HiddenRegisters> {
-    const parsed = parseHiddenRegisters(await this.qmp.hmp('info registers', cpu));
+    const parsed = parseHiddenRegisters(await this.#link.session.monitor('info registers', cpu));
     if (!parsed) throw new NinelivesError('NL_QMP_ERROR', `"info registers" of CPU ${cpu} cannot be read`);
     return parsed;
   }
@@ -264,13 +264,15 @@ export class Machine {
   /** The local interrupt controllers of all CPUs. */
   lapics(): Promise<LapicState[]> {
     return Promise.all(
-      this.#link.cpus.map(async (cpu) => parseLapic(await this.qmp.hmp('info lapic', cpu.index), cpu.apicId)),
+      this.#link.cpus.map(async (cpu) =>
+        parseLapic(await this.#link.session.monitor('info lapic', cpu.index), cpu.apicId),
+      ),
     );
   }
 
   /** The pins of the I/O interrupt controller. */
   async ioApic(): Promise<IoApicPin[]> {
-    return parseIoApic(await this.qmp.hmp('info pic'));
+    return parseIoApic(await this.#link.session.monitor('info pic', 0));
   }
 
   /**

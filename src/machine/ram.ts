@@ -8,7 +8,7 @@ import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { NinelivesError } from '../common/errors.js';
 import { PAGE_SIZE } from '../x86/address.js';
 import type { RamSegment } from './hmp.js';
-import { type Mapping, mapFile, releaseMapping, VIEW_SIZE } from './libc.js';
+import { dataRanges, type Mapping, mapFile, populate, releaseMapping, VIEW_SIZE } from './libc.js';
 
 export interface GuestRam extends Disposable {
   /** How it is reached. */
@@ -24,6 +24,8 @@ export interface GuestRam extends Disposable {
   write(address: number, bytes: Uint8Array): void;
   /** Forgets what is cached of the guest's memory. Called at each freeze. */
   invalidate(): void;
+  /** Takes page faults beforehand: about 0.1 s for each GiB the guest has touched. Worth it before time counts. */
+  warm(): void;
 }
 
 /** RAM whose file is mapped here: no copy, no system call. */
@@ -74,6 +76,10 @@ export class MappedRam implements GuestRam {
   }
 
   invalidate(): void {}
+
+  warm(): void {
+    for (const { start, end } of dataRanges(this.fd, this.mapping.length)) populate(this.mapping, start, end - start);
+  }
 
   [Symbol.dispose](): void {
     if (!this.#mapping) return;
@@ -171,6 +177,8 @@ export class ProcessRam implements GuestRam {
   invalidate(): void {
     this.#pages.clear();
   }
+
+  warm(): void {}
 
   [Symbol.dispose](): void {
     if (this.#fd === undefined) return;

@@ -177,8 +177,8 @@ function saveRam(ram: MappedRam, path: string): number {
   let written = 0;
   try {
     ftruncateSync(fd, length);
-    for (const range of dataRanges(ram.fd, length)) {
-      for (let at = alignDown(range.start); at < range.end; at += BLOCK) {
+    for (const range of blockRanges(ram.fd, length)) {
+      for (let at = range.start; at < range.end; at += BLOCK) {
         const block = views[Math.floor(at / VIEW_SIZE)]!.subarray(at % VIEW_SIZE, (at % VIEW_SIZE) + BLOCK);
         if (Buffer.compare(block, ZEROS.subarray(0, block.length)) === 0) continue;
         written += writeSync(fd, block, 0, block.length, at);
@@ -205,10 +205,7 @@ export function restoreRam(ram: MappedRam, dir: string): RamRestore {
   const fd = openSync(ramIn(dir), 'r');
   const golden = mapFile(fd, length, 'read');
   try {
-    const wanted = dataRanges(fd, length).map(({ start, end }) => ({
-      start: alignDown(start),
-      end: Math.min(length, alignDown(end + BLOCK - 1)),
-    }));
+    const wanted = blockRanges(fd, length);
     for (const hole of gaps(wanted, length)) punchHole(ram.fd, hole.start, hole.end - hole.start);
     let comparedBytes = 0;
     let writtenBytes = 0;
@@ -231,6 +228,19 @@ export function restoreRam(ram: MappedRam, dir: string): RamRestore {
   }
 }
 
+/** Where a sparse file has data, in whole blocks, ascending and apart from each other. */
+function blockRanges(fd: number, length: number): { start: number; end: number }[] {
+  const blocks: { start: number; end: number }[] = [];
+  for (const range of dataRanges(fd, length)) {
+    const start = alignDown(range.start);
+    const end = Math.min(length, alignDown(range.end + BLOCK - 1));
+    const last = blocks.at(-1);
+    if (last && start <= last.end) last.end = Math.max(last.end, end);
+    else blocks.push({ start, end });
+  }
+  return blocks;
+}
+
 const alignDown = (offset: number): number => offset - (offset % BLOCK);
 
 /** What ascending ranges leave free below `length`. */
@@ -239,7 +249,7 @@ function gaps(ranges: readonly { start: number; end: number }[], length: number)
   let at = 0;
   for (const { start, end } of ranges) {
     if (start > at) free.push({ start: at, end: start });
-    at = Math.max(at, end);
+    at = end;
   }
   if (at < length) free.push({ start: at, end: length });
   return free;

@@ -28,10 +28,19 @@ export interface ConnectionOptions {
 
 interface Waiting {
   readonly payload: string;
-  readonly resolve: (reply: string) => void;
+  /** Console output that came before the reply, in hex. */
+  console: string;
+  readonly resolve: (reply: Reply) => void;
   readonly reject: (error: Error) => void;
 }
 
+/** A reply, and the text the stub printed while it worked on it (in hex, as `O` packets carry it). */
+export interface Reply {
+  readonly payload: string;
+  readonly console: string;
+}
+
+const CONSOLE_OUTPUT = /^O[0-9a-f]/;
 const STOP_REPLY = /^[TSWX][0-9a-fA-F]{2}/;
 const CONNECT_LIMIT_MS = 3000;
 
@@ -93,10 +102,15 @@ export class RspConnection {
   }
 
   /** Sends a request; its reply, unescaped. All requests of one turn leave in one write. @throws NL_STUB_LOST */
-  request(payload: string): Promise<string> {
+  async request(payload: string): Promise<string> {
+    return (await this.requestWithConsole(payload)).payload;
+  }
+
+  /** As `request`, with the text that came before the reply. */
+  requestWithConsole(payload: string): Promise<Reply> {
     if (this.#lost) return Promise.reject(this.#lost);
-    return new Promise<string>((resolve, reject) => {
-      this.#waiting.push({ payload, resolve, reject });
+    return new Promise<Reply>((resolve, reject) => {
+      this.#waiting.push({ payload, console: '', resolve, reject });
       this.#enqueue(encodePacket(payload));
       this.#armWatch();
     });
@@ -164,10 +178,15 @@ export class RspConnection {
       this.onStopReply(payload);
       return;
     }
-    const waiting = this.#waiting.shift();
+    const waiting = this.#waiting[0];
     if (!waiting) return;
     this.#armWatch();
-    waiting.resolve(payload);
+    if (CONSOLE_OUTPUT.test(payload)) {
+      waiting.console += payload.slice(1);
+      return;
+    }
+    this.#waiting.shift();
+    waiting.resolve({ payload, console: waiting.console });
   }
 
   #damaged = 0;

@@ -8,7 +8,7 @@
 import { NinelivesError } from '../../common/errors.js';
 import type { CpuRegisters } from '../../x86/registers.js';
 import { parseRegisters, REGISTER_NUMBERS, registerWrites } from '../registers.js';
-import { type ConnectionOptions, RspConnection, type StubAddress, showAddress } from './connection.js';
+import { type ConnectionOptions, type Reply, RspConnection, type StubAddress, showAddress } from './connection.js';
 
 /** Why the stub says the machine stopped. */
 export type StopReply =
@@ -121,10 +121,8 @@ export class StubSession {
 
   /** Registers of one CPU. @throws NL_STUB_ERROR, NL_STUB_LOST */
   async registers(cpu: number): Promise<CpuRegisters> {
-    const select = this.#select(cpu);
-    const reply = this.#request('g');
-    await select;
-    return parseRegisters(await reply);
+    const [, reply] = await Promise.all([this.#select(cpu), this.#request('g')]);
+    return parseRegisters(reply);
   }
 
   /** Registers of the CPUs 0 to count-1, asked for in one write. */
@@ -134,10 +132,8 @@ export class StubSession {
 
   /** The program counter alone; cut to 32 bits while the CPU is not in 64-bit code. */
   async programCounter(cpu: number): Promise<bigint> {
-    const select = this.#select(cpu);
-    const reply = this.#request(`p${REGISTER_NUMBERS.rip.toString(16)}`);
-    await select;
-    return Buffer.from(await reply, 'hex').readBigUInt64LE();
+    const [, reply] = await Promise.all([this.#select(cpu), this.#request(`p${REGISTER_NUMBERS.rip.toString(16)}`)]);
+    return Buffer.from(reply, 'hex').readBigUInt64LE();
   }
 
   /** Writes registers of several CPUs in one write; segments first (see `registerWrites`). @throws NL_STUB_ERROR */
@@ -154,10 +150,8 @@ export class StubSession {
 
   /** Memory as this CPU sees it (virtual addresses). @throws NL_STUB_ERROR where nothing is mapped. */
   async readVirtual(cpu: number, address: bigint, length: number): Promise<Buffer> {
-    const select = this.#select(cpu);
-    const read = this.#read(address, length);
-    await select;
-    return read;
+    const [, data] = await Promise.all([this.#select(cpu), this.#read(address, length)]);
+    return data;
   }
 
   /** Writes memory as this CPU sees it. The stub drops translated code, so this is the way to change text. */
@@ -176,6 +170,20 @@ export class StubSession {
 
   async writePhysical(address: number, bytes: Uint8Array): Promise<void> {
     await Promise.all([this.#physicalMode('on'), this.#write(BigInt(address), bytes), this.#physicalMode('off')]);
+  }
+
+  /**
+   * Runs a command of QEMU's text monitor, as seen from one CPU. Unlike QMP this needs no second thread of QEMU to wake, so
+   * it is several times faster, above all on a busy host (QEMU 7.2, gdbstub.c: handle_query_rcmd).
+   */
+  async monitor(commandLine: string, cpu: number): Promise<string> {
+    this.#refuseWhileRunning(commandLine);
+    const command = (text: string): Promise<Reply> =>
+      this.#connection.requestWithConsole(`qRcmd,${Buffer.from(text, 'latin1').toString('hex')}`);
+    // Both are awaited together: when the link is lost both fail, and neither failure may go unheard.
+    const [, { payload, console }] = await Promise.all([command(`cpu ${cpu}`), command(commandLine)]);
+    if (payload !== 'OK') throw stubError(payload, commandLine);
+    return Buffer.from(console, 'hex').toString('latin1').replaceAll('\r\n', '\n');
   }
 
   async insertBreakpoints(addresses: Iterable<bigint>): Promise<void> {
@@ -251,7 +259,8 @@ export class StubSession {
     if (reply !== 'OK') throw stubError(reply, what);
   }
 
-  #request(payload: string): Promise<string> {
+  /** Async so that a refusal is a rejection like any other: callers await several requests together. */
+  async #request(payload: string): Promise<string> {
     this.#refuseWhileRunning(payload.slice(0, 40));
     return this.#connection.request(payload);
   }
