@@ -16,22 +16,14 @@ export interface NormalInstruction {
 
 export class Normalizer {
   readonly #elf: ElfFile;
-  readonly #from: bigint;
-  readonly #to: bigint;
+  readonly #sections: readonly { readonly name: string; readonly from: bigint; readonly to: bigint }[];
   readonly #names = new Map<bigint, string>();
 
   constructor(elf: ElfFile) {
     this.#elf = elf;
-    let from = 1n << 64n;
-    let to = 0n;
-    for (const section of elf.sections) {
-      if (!isAllocated(section) || section.size === 0) continue;
-      const end = section.address + BigInt(section.size);
-      if (section.address < from) from = section.address;
-      if (end > to) to = end;
-    }
-    this.#from = from;
-    this.#to = to;
+    this.#sections = elf.sections
+      .filter((s) => isAllocated(s) && s.size > 0)
+      .map((s) => ({ name: s.name, from: s.address, to: s.address + BigInt(s.size) }));
   }
 
   /** Decodes a block. Padding at its end is left out, since it depends on where the next block begins. */
@@ -118,7 +110,11 @@ export class Normalizer {
   }
 
   #inImage(va: bigint): boolean {
-    return va >= this.#from && va < this.#to;
+    return this.#sectionAt(va) !== undefined;
+  }
+
+  #sectionAt(va: bigint): { readonly name: string } | undefined {
+    return this.#sections.find((s) => va >= s.from && va < s.to);
   }
 
   /** What stands at an address in words that hold in both builds. */
@@ -126,12 +122,10 @@ export class Normalizer {
     let name = this.#names.get(va);
     if (name === undefined) {
       const found = this.#elf.symbols.at(va);
-      const section = this.#elf.sections.find(
-        (s) => isAllocated(s) && va >= s.address && va < s.address + BigInt(s.size),
-      );
+      const section = this.#sectionAt(va);
       // Between symbols there are string constants and jump tables, which have no name to compare.
       const covered = found !== undefined && (found.offset < found.symbol.size || found.offset === 0);
-      const inCode = section?.name.endsWith('.text') === true || section?.name === '.text';
+      const inCode = section?.name.endsWith('.text') === true;
       name =
         found !== undefined && (covered || inCode)
           ? `${stableName(found.symbol.name)}+${found.offset}`
