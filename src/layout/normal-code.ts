@@ -16,6 +16,8 @@ export interface NormalInstruction {
 
 export class Normalizer {
   readonly #elf: ElfFile;
+  readonly #from: bigint;
+  readonly #to: bigint;
   readonly #sections: readonly { readonly name: string; readonly from: bigint; readonly to: bigint }[];
   readonly #names = new Map<bigint, string>();
 
@@ -23,7 +25,10 @@ export class Normalizer {
     this.#elf = elf;
     this.#sections = elf.sections
       .filter((s) => isAllocated(s) && s.size > 0)
-      .map((s) => ({ name: s.name, from: s.address, to: s.address + BigInt(s.size) }));
+      .map((s) => ({ name: s.name, from: s.address, to: s.address + BigInt(s.size) }))
+      .sort((a, b) => (a.from < b.from ? -1 : 1));
+    this.#from = this.#sections[0]?.from ?? 0n;
+    this.#to = this.#sections.at(-1)?.to ?? 0n;
   }
 
   /** Decodes a block. Padding at its end is left out, since it depends on where the next block begins. */
@@ -110,7 +115,8 @@ export class Normalizer {
   }
 
   #inImage(va: bigint): boolean {
-    return this.#sectionAt(va) !== undefined;
+    // The gaps between sections count too: code refers to the very end of a section.
+    return va >= this.#from && va < this.#to;
   }
 
   #sectionAt(va: bigint): { readonly name: string } | undefined {
