@@ -6,7 +6,16 @@
  */
 
 /** Exit statuses of the CLI. 0: all held. 1: the target failed (the answer is "no"). From 2 on: we failed. */
-export const EXIT = { ok: 0, targetFailed: 1, usage: 2, environment: 3, link: 4, mismatch: 5, internal: 70, interrupted: 130 } as const;
+export const EXIT = {
+  ok: 0,
+  targetFailed: 1,
+  usage: 2,
+  environment: 3,
+  link: 4,
+  mismatch: 5,
+  internal: 70,
+  interrupted: 130,
+} as const;
 
 type ExitStatus = (typeof EXIT)[keyof typeof EXIT];
 

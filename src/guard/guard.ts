@@ -1,0 +1,263 @@
+/**
+ * Watches a box and recovers it every time it fails: breakpoints on Xen's failure paths, QEMU's own stop events, and the
+ * hang watchdog. One guard owns the box's run control.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { isNinelivesError, NinelivesError } from '../common/errors.js';
+import type { Failure } from '../detect/failure.js';
+import { classifyStop, failurePoints } from '../detect/failure-points.js';
+import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
+import type { Stop } from '../machine/stop.js';
+import { RecordingView, saveCapsule } from '../recover/capsule.js';
+import { type Mechanism, makePlan } from '../recover/mechanism.js';
+import { microreset } from '../recover/microreset/index.js';
+import type { Recovery } from '../recover/outcome.js';
+import { readSituation } from '../xen/cpus.js';
+import { listDomains } from '../xen/domains.js';
+import { recover } from './recover.js';
+import type { Target } from './target.js';
+
+export type GuardEvent =
+  | { readonly kind: 'watching'; readonly xen: string; readonly buildId: string; readonly cpus: number }
+  | { readonly kind: 'failure'; readonly failure: Failure }
+  | { readonly kind: 'recovered'; readonly recovery: Recovery }
+  /** The plan did not pass its check, or the machine cannot go on: it stands frozen for whoever looks into it. */
+  | { readonly kind: 'not-recovered'; readonly failure: Failure; readonly recovery?: Recovery; readonly why: string }
+  /** A CPU looked hung and was not. */
+  | { readonly kind: 'false-alarm'; readonly cpu: number; readonly stalledMs: number }
+  | { readonly kind: 'ended'; readonly why: string };
+
+export interface GuardOptions {
+  readonly mechanism?: Mechanism;
+  readonly without?: ReadonlySet<string>;
+  readonly commitUnchecked?: boolean;
+  /** Folder in which a capsule of each failure is kept. */
+  readonly capsuleDir?: string;
+  /** Text kept in capsules. */
+  readonly capsuleNote?: () => string;
+  readonly onEvent?: (event: GuardEvent) => void;
+  /** Whether hangs are looked for; panics always are. */
+  readonly hangs?: 'watch' | 'ignore';
+}
+
+/** How often the watchdog looks, in milliseconds of host time. */
+const LOOK_EVERY_MS = 25;
+/** A suspected CPU is looked at twice, this far apart, before it is declared hung. */
+const SECOND_LOOK_MS = 30;
+
+export class Guard {
+  readonly #target: Target;
+  readonly #options: GuardOptions;
+  readonly #watch = new HangWatch(DEFAULT_LIMITS);
+  readonly #words: ProgressWords[];
+  #failures = 0;
+  #stopped = false;
+
+  private constructor(target: Target, options: GuardOptions) {
+    this.#target = target;
+    this.#options = options;
+    this.#words = progressWords(target.xen);
+  }
+
+  /** Sets the breakpoints on a frozen box and warms the recovery up. The box stands still afterwards. */
+  static async attach(target: Target, options: GuardOptions = {}): Promise<Guard> {
+    const guard = new Guard(target, options);
+    await target.machine.setBreakpoints(failurePoints(target.xen));
+    await guard.#warmUp();
+    const { profile } = target.xen;
+    options.onEvent?.({
+      kind: 'watching',
+      xen: profile.version,
+      buildId: profile.buildId,
+      cpus: target.machine.cpuCount,
+    });
+    return guard;
+  }
+
+  /** Failures seen so far. */
+  get failures(): number {
+    return this.#failures;
+  }
+
+  /**
+   * Lets the box run until the next failure and recovers it. `undefined` when `timeoutMs` of host time passed without
+   * one, or the guard was stopped; the box runs on then.
+   * @throws NL_QEMU_EXITED, NL_STUB_LOST, NL_QMP_LOST
+   */
+  async nextRecovery(timeoutMs = Number.POSITIVE_INFINITY): Promise<Recovery | undefined> {
+    const deadline = performance.now() + timeoutMs;
+    const { machine } = this.#target;
+    if (machine.state === 'frozen') await machine.resume();
+    this.#watch.reset();
+    while (!this.#stopped) {
+      const left = deadline - performance.now();
+      if (left <= 0) return undefined;
+      const failure = await this.#look(Math.min(LOOK_EVERY_MS, left));
+      if (failure === undefined) continue;
+      this.#failures++;
+      this.#options.onEvent?.({ kind: 'failure', failure });
+      return this.#recover(failure);
+    }
+    return undefined;
+  }
+
+  /** Watches until it is stopped or the box cannot be recovered. */
+  async run(): Promise<void> {
+    while (!this.#stopped) {
+      const recovery = await this.nextRecovery();
+      if (recovery?.result === 'refused') return;
+    }
+  }
+
+  /** Ends `run` and `nextRecovery` at their next look. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  /** One look: a stop of the machine within `ms`, or a CPU that hangs. */
+  async #look(ms: number): Promise<Failure | undefined> {
+    const stop = await this.#stopWithin(ms);
+    if (stop !== undefined) return this.#onStop(stop);
+    if (this.#options.hangs === 'ignore') return undefined;
+    const suspects = this.#watch.observe(this.#samples(), performance.now());
+    const first = suspects[0];
+    return first === undefined ? undefined : this.#examine(first.cpu, first.stalledMs);
+  }
+
+  async #stopWithin(ms: number): Promise<Stop | undefined> {
+    try {
+      return await this.#target.machine.waitForStop(ms);
+    } catch (error) {
+      if (isNinelivesError(error, 'NL_TIMEOUT')) return undefined;
+      throw error;
+    }
+  }
+
+  async #onStop(stop: Stop): Promise<Failure | undefined> {
+    const { machine } = this.#target;
+    if (stop.kind === 'breakpoint') {
+      const xen = this.#target.at(await machine.capture());
+      const failure = classifyStop(xen, stop.cpu, stop.atMs);
+      if (failure !== undefined) return failure;
+    } else if (stop.kind === 'shutdown' || stop.kind === 'reset' || stop.kind === 'internal-error') {
+      const why = `QEMU stopped the machine: ${stop.kind}`;
+      return { kind: 'machine-stop', summary: why, detectedAtMs: stop.atMs };
+    }
+    await machine.resume();
+    this.#watch.reset();
+    return undefined;
+  }
+
+  #samples() {
+    const { machine, xen } = this.#target;
+    const threads = machine.threadIds;
+    return this.#words.map((words, cpu) => sampleProgress(xen, words, ranMs(machine.pid, threads[cpu]!)));
+  }
+
+  /** Looks twice at a suspected CPU; a CPU that stands in Xen both times and got nothing done is hung. */
+  async #examine(cpu: number, stalledMs: number): Promise<Failure | undefined> {
+    const { machine } = this.#target;
+    const before = this.#progress(cpu);
+    const begun = performance.now();
+    for (let look = 0; look < 2; look++) {
+      const stop = await machine.freeze();
+      const view = await machine.capture();
+      const xen = this.#target.at(view);
+      if (stop.kind === 'breakpoint') return this.#onStop(stop);
+      const state = readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!;
+      const passed = performance.now() - begun;
+      if (state.where !== 'xen' || this.#progress(cpu) !== before) {
+        this.#options.onEvent?.({ kind: 'false-alarm', cpu, stalledMs: stalledMs + passed });
+        this.#watch.reset();
+        await machine.resume();
+        return undefined;
+      }
+      if (look === 1) {
+        const at = xen.profile.describe(state.registers.rip);
+        const total = stalledMs + passed;
+        const summary = `CPU ${cpu} made no progress in Xen for ${Math.round(total)} ms, at ${at}`;
+        return { kind: 'hang', cpu, at, summary, detectedAtMs: stop.atMs, stalledMs: total };
+      }
+      await machine.resume();
+      const stopped = await this.#stopWithin(SECOND_LOOK_MS);
+      if (stopped !== undefined) return this.#onStop(stopped);
+    }
+    return undefined;
+  }
+
+  #progress(cpu: number): string {
+    return sampleProgress(this.#target.xen, this.#words[cpu]!, 0).progress;
+  }
+
+  async #recover(failure: Failure): Promise<Recovery | undefined> {
+    const { machine } = this.#target;
+    const { mechanism = microreset, without, commitUnchecked, onEvent } = this.#options;
+    if (failure.kind === 'machine-stop') {
+      onEvent?.({ kind: 'not-recovered', failure, why: failure.summary });
+      this.#stopped = true;
+      throw new NinelivesError('NL_QEMU_EXITED', `the machine cannot go on: ${failure.summary}`, {
+        fix: 'Start the box again.',
+      });
+    }
+    const view = await machine.capture();
+    let recording: RecordingView | undefined;
+    const recovery = await recover(this.#target, view, failure, {
+      mechanism,
+      ...(without === undefined ? {} : { without }),
+      ...(commitUnchecked === undefined ? {} : { commitUnchecked }),
+      ...(this.#options.capsuleDir === undefined
+        ? {}
+        : {
+            watch: (base) => {
+              recording = new RecordingView(base);
+              return recording;
+            },
+          }),
+    });
+    this.#watch.reset();
+    const kept =
+      recording === undefined ? recovery : { ...recovery, capsule: this.#keep(recording, failure, mechanism) };
+    if (kept.result === 'resumed') onEvent?.({ kind: 'recovered', recovery: kept });
+    else {
+      const why = kept.plan.problems.map((problem) => problem.message).join('; ');
+      onEvent?.({ kind: 'not-recovered', failure, recovery: kept, why });
+    }
+    return kept;
+  }
+
+  #keep(recording: RecordingView, failure: Failure, mechanism: Mechanism): string {
+    const path = join(this.#options.capsuleDir!, `failure-${String(this.#failures).padStart(4, '0')}.capsule`);
+    saveCapsule(path, {
+      recording,
+      xen: this.#target.xen,
+      failure,
+      mechanism: mechanism.name,
+      ...(this.#options.without === undefined ? {} : { without: this.#options.without }),
+      note: this.#options.capsuleNote?.() ?? '',
+    });
+    return path;
+  }
+
+  /** Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. */
+  async #warmUp(): Promise<void> {
+    const view = await this.#target.machine.capture();
+    const { mechanism = microreset } = this.#options;
+    const until = performance.now() + WARM_UP_MS;
+    for (let n = 0; n < WARM_UPS && (n < 3 || performance.now() < until); n++) {
+      makePlan(mechanism, this.#target.at(view), this.#target.facts);
+    }
+  }
+}
+
+const WARM_UPS = 12;
+const WARM_UP_MS = 600;
+
+/** Host time that a thread has executed, in milliseconds (Linux: first field of schedstat, in nanoseconds). */
+function ranMs(pid: number, thread: number): number {
+  try {
+    return Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0]) / 1e6;
+  } catch {
+    return 0;
+  }
+}
