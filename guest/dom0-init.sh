@@ -1,0 +1,44 @@
+#!/bin/busybox sh
+# Init of PrivVM (dom0): Xen's tools, the AppVMs, the agent on the second serial port, and work of its own.
+/bin/busybox mkdir -p /proc /sys /dev /run /tmp /var/log/xen/console /var/lib/xen /var/run/xen /run/xen
+/bin/busybox --install -s /bin
+export PATH=/bin:/usr/sbin:/usr/lib/xen-4.17/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev 2>/dev/null
+mount -t tmpfs run /run
+mkdir -p /run/xen /run/lock /dev/pts
+mount -t devpts devpts /dev/pts
+rm -rf /var/run && ln -s /run /var/run
+. /etc/ninelives/box.conf
+
+say() { echo "ninelives: dom0 $*"; }
+up() { read -r seconds _ </proc/uptime; say "$* at ${seconds}s"; }
+
+up 'kernel is up'
+setsid sh /etc/ninelives/work.sh dom0 dom0 "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256" </dev/null &
+for module in $MODULES; do insmod /lib/modules/$module.ko || say "ERROR module $module"; done
+mount -t xenfs xenfs /proc/xen
+setsid sh /etc/ninelives/agent.sh /dev/ttyS1 &
+
+xenstored --pid-file /run/xen/xenstored.pid || say 'ERROR xenstored'
+tries=0
+until xenstore-read / >/dev/null 2>&1 || [ $tries -ge 50 ]; do tries=$((tries + 1)); sleep 0.1; done
+xen-init-dom0 >/dev/null || say 'ERROR xen-init-dom0'
+xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid || say 'ERROR xenconsoled'
+up 'toolstack is up'
+
+for config in /etc/ninelives/vms/*.cfg; do
+  [ -e "$config" ] || continue
+  (xl create -q "$config" || say "ERROR xl create $config"; up "created ${config##*/}") &
+done
+# What the AppVMs say about their work goes on to Xen's console, for people. The verdict does not depend on it.
+relay_consoles() {
+  for config in /etc/ninelives/vms/*.cfg; do
+    name=${config##*/}
+    touch /var/log/xen/console/guest-${name%.cfg}.log
+  done
+  tail -F -n +1 /var/log/xen/console/guest-*.log 2>/dev/null
+}
+relay_consoles | while read -r line; do case $line in ninelives:*) echo "$line" ;; esac; done &
+while :; do wait; sleep 60; done
