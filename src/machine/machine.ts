@@ -357,7 +357,8 @@ export class Machine {
     control.onStop = (stop) => {
       for (const listener of [...this.#stopListeners]) listener(stop);
     };
-    control.onFrozen = () => this.#ram.invalidate();
+    this.#ram.invalidate(control.state === 'frozen' ? 'frozen' : 'running');
+    control.onState = (state) => this.#ram.invalidate(state);
     qmp.subscribe((event) => {
       const told = toMachineEvent(event);
       if (told?.kind === 'shutdown') control.shutdownReason = told.reason;

@@ -22,8 +22,11 @@ export interface GuestRam extends Disposable {
   read(address: number, length: number): Uint8Array;
   /** @throws NL_UNMAPPED where there is no RAM. */
   write(address: number, bytes: Uint8Array): void;
-  /** Forgets what is cached of the guest's memory. Called at each freeze. */
-  invalidate(): void;
+  /**
+   * Forgets what is cached of the guest's memory. Called at each freeze and resume.
+   * @param machine what it does from now on: nothing is cached of a running one. Default "frozen".
+   */
+  invalidate(machine?: 'frozen' | 'running'): void;
   /** Takes page faults beforehand: about 0.1 s for each GiB the guest has touched. Worth it before time counts. */
   warm(): void;
 }
@@ -114,6 +117,7 @@ export class ProcessRam implements GuestRam {
   readonly segments: readonly HostSegment[];
   #fd: number | undefined;
   #pages = new Map<number, Uint8Array>();
+  #machine: 'frozen' | 'running' = 'running';
 
   /** @throws NL_RAM_UNREACHABLE when we may not look into that process. */
   constructor(pid: number, segments: readonly HostSegment[]) {
@@ -139,10 +143,10 @@ export class ProcessRam implements GuestRam {
     if (this.#fd === undefined) throw released();
     const segment = this.#segmentAt(frame * PAGE_SIZE);
     if (!segment) return undefined;
+    if (this.#machine === 'running') return this.#readPages(this.#fd, segment, frame, frame + 1);
     const first = Math.max(frame - (frame % BLOCK_PAGES), segment.start / PAGE_SIZE);
     const end = Math.min(first + BLOCK_PAGES, segment.end / PAGE_SIZE);
-    const block = Buffer.allocUnsafeSlow((end - first) * PAGE_SIZE);
-    readSync(this.#fd, block, 0, block.length, segment.hostAddress + first * PAGE_SIZE - segment.start);
+    const block = this.#readPages(this.#fd, segment, first, end);
     for (let i = first; i < end; i++)
       if (!this.#pages.has(i)) this.#pages.set(i, block.subarray((i - first) * PAGE_SIZE, (i - first + 1) * PAGE_SIZE));
     return this.#pages.get(frame);
@@ -174,7 +178,8 @@ export class ProcessRam implements GuestRam {
     }
   }
 
-  invalidate(): void {
+  invalidate(machine: 'frozen' | 'running' = 'frozen'): void {
+    this.#machine = machine;
     this.#pages.clear();
   }
 
@@ -185,6 +190,12 @@ export class ProcessRam implements GuestRam {
     closeSync(this.#fd);
     this.#fd = undefined;
     this.#pages.clear();
+  }
+
+  #readPages(fd: number, segment: HostSegment, first: number, end: number): Buffer {
+    const block = Buffer.allocUnsafeSlow((end - first) * PAGE_SIZE);
+    readSync(fd, block, 0, block.length, segment.hostAddress + first * PAGE_SIZE - segment.start);
+    return block;
   }
 
   #segmentAt(address: number): HostSegment | undefined {

@@ -39,8 +39,8 @@ export class RunControl {
 
   /** Called with each stop of the whole machine, but not with those of `runOne` and `stepOne`. */
   onStop: (stop: Stop) => void = () => {};
-  /** Called at each moment from which on memory may have changed since it was last looked at. */
-  onFrozen: () => void = () => {};
+  /** Called whenever the machine, or one CPU of it, begins to run or stands again. */
+  onState: (state: 'running' | 'frozen') => void = () => {};
   /** Reason of the last SHUTDOWN event that QMP told of. */
   shutdownReason: string | undefined;
 
@@ -82,6 +82,7 @@ export class RunControl {
     for (const cpu of [...this.#standing.keys()]) await this.#stepOffBreakpoint(cpu);
     this.#standing.clear();
     this.#state = 'running';
+    this.onState('running');
     this.#session.resume({ kind: 'all' });
   }
 
@@ -151,6 +152,7 @@ export class RunControl {
     this.#standing.delete(cpu);
     this.#privateRun = true;
     this.#state = 'running';
+    this.onState('running');
     const limit = setTimeout(() => {
       if (!this.#lost) this.#session.interrupt();
     }, timeoutMs);
@@ -217,7 +219,7 @@ export class RunControl {
     this.#state = 'frozen';
     const whole = !this.#privateRun || !canResume(stop);
     if (whole) this.#lastStop = stop;
-    this.onFrozen();
+    this.onState('frozen');
     const waiters = this.#waiters;
     this.#waiters = [];
     for (const waiter of waiters) waiter.resolve(stop);

@@ -68,6 +68,15 @@ describe.each(kinds)('%s RAM', (_, make) => {
     expect(ram.page(3)![5]).toBe(7);
   });
 
+  it('shows a running machine as it is at each look', () => {
+    const fd = file();
+    using ram = make(fd);
+    ram.invalidate('running');
+    expect(ram.page(3)![5]).toBe(0);
+    writeSync(fd, Uint8Array.of(7), 0, 1, 3 * 4096 + 5);
+    expect(ram.page(3)![5]).toBe(7);
+  });
+
   it('refuses reads and writes where there is no RAM', async () => {
     using ram = make(file());
     await failure(() => ram.read(MIB - 4, 8), 'NL_UNMAPPED');

@@ -83,7 +83,10 @@ export class StubSession {
       this.#selected = undefined;
       this.onStop(parseStopReply(payload), atMs);
     };
-    connection.onLost = (error) => this.onLost(error);
+    connection.onLost = (error) => {
+      this.#running = false; // Requests get the reason of the loss, not a complaint about the running machine.
+      this.onLost(error);
+    };
   }
 
   /**
