@@ -86,12 +86,15 @@ export const tinyBytes = (options: TinyOptions = {}): Uint8Array => {
     ),
     dw.array('virq', 'u16', 24),
     dw.array('locks', 'spinlock_t', 2),
+    dw.struct('rcu', 'rcu_lock', 0),
     dw.struct(
       'vcpu',
       'vcpu',
       128,
       member('vcpu_id', 's32', { offset: 0 }),
       member('virq', 'virq', { offset: 4 }),
+      // Release builds have empty structs, which share their place with the next member.
+      member('rcu_lock', 'rcu', { offset: 56 }),
       member('locks', 'locks', { offset: 56 }),
       member('arch', 'arch', { offset: 72 }),
     ),
