@@ -383,6 +383,7 @@ class MachineView implements View {
   readonly cpuCount: number;
   readonly physicalSize: number;
   readonly page: (frame: number) => Uint8Array | undefined;
+  readonly glance: (frame: number) => Uint8Array | undefined;
   readonly #registers: readonly CpuRegisters[];
   readonly #lapics: readonly LapicState[];
 
@@ -390,6 +391,7 @@ class MachineView implements View {
     this.cpuCount = registers.length;
     this.physicalSize = ram.size;
     this.page = (frame) => ram.page(frame);
+    this.glance = this.page;
     this.#registers = registers;
     this.#lapics = lapics;
   }

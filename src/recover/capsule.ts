@@ -13,6 +13,7 @@ import { loadProfile } from '../layout/profile.js';
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { type CpuRegisters, GENERAL_REGISTERS } from '../x86/registers.js';
 import type { LapicState, View } from '../x86/view.js';
+import { readEntryFacts } from '../xen/entry.js';
 import { Xen } from '../xen/xen.js';
 
 const FORMAT = 'ninelives capsule 1';
@@ -48,6 +49,10 @@ export class RecordingView implements View {
     const page = this.#base.page(frame);
     this.#pages.set(frame, page === undefined ? undefined : Uint8Array.from(page));
     return this.#pages.get(frame);
+  }
+
+  glance(frame: number): Uint8Array | undefined {
+    return this.#base.glance(frame);
   }
 
   /** Frame numbers read so far, ascending, without those that hold only zeros (a capsule gives zeros for them). */
@@ -112,6 +117,8 @@ export interface CapsuleContent {
 /** Writes a capsule. Typically 0.3 to 2 MB. @throws NL_NO_SPACE when the file cannot be written */
 export function saveCapsule(path: string, content: CapsuleContent): void {
   const { recording, xen, failure, mechanism, without = new Set<string>(), note = '' } = content;
+  // A replay derives the facts about entry code again: have their pages recorded.
+  readEntryFacts(xen.through(recording));
   const { frames, zeroFrames, page } = recording.recorded();
   const header: z.infer<typeof headerSchema> = {
     format: FORMAT,
@@ -162,6 +169,7 @@ export function loadCapsule(path: string, profileDir?: string): Capsule {
     registers: (cpu) => registers[cpu]!,
     lapic: (cpu) => header.cpus[cpu]!.lapic,
     page: (frame) => byFrame.get(frame),
+    glance: (frame) => byFrame.get(frame),
   };
   const profile = profileDir === undefined ? loadProfile(header.buildId) : loadProfile(header.buildId, profileDir);
   return {
@@ -195,7 +203,8 @@ function readFile(path: string): { header: z.infer<typeof headerSchema>; pages: 
   }
   const header = headerSchema.safeParse(parsed);
   if (!header.success) throw invalid(z.prettifyError(header.error));
-  const pages = bytes.subarray(end + 1);
+  // Copied to a buffer of their own, so that a page is aligned and can be read as wider words.
+  const pages = Uint8Array.from(bytes.subarray(end + 1));
   if (pages.length !== header.data.frames.length * PAGE_SIZE) throw invalid('pages are missing');
   return { header: header.data, pages };
 }

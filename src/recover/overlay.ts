@@ -35,6 +35,10 @@ export class Overlay implements View {
     return this.#pages.get(frame) ?? this.#base.page(frame);
   }
 
+  glance(frame: number): Uint8Array | undefined {
+    return this.#pages.get(frame) ?? this.#base.glance(frame);
+  }
+
   /** Writes `bytes`, which must not cross a page boundary. */
   write(address: PhysicalAddress, bytes: Uint8Array): void {
     const frame = Math.floor(address / PAGE_SIZE);

@@ -34,4 +34,9 @@ export interface View {
    * or, in a capsule, where the recovery did not read.
    */
   page(frame: number): Uint8Array | undefined;
+  /**
+   * The same page, for passing over a large table: what is looked at only in this way is not kept in a capsule, where
+   * it is `undefined`. Whoever finds something there reads it again with `page`.
+   */
+  glance(frame: number): Uint8Array | undefined;
 }

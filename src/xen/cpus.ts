@@ -58,14 +58,6 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   };
 }
 
-/**
- * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
- * (the failure itself, on the CPU that failed).
- */
-export function threadStackPointer(state: Pick<CpuState, 'registers' | 'traps'>): bigint {
-  return state.traps.at(-1)?.rsp ?? state.registers.rsp;
-}
-
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {

@@ -2,11 +2,21 @@
 
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
-import type { CpuState } from './cpus.js';
-import { threadStackPointer } from './cpus.js';
+import type { CpuRegisters } from '../x86/registers.js';
+import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import type { XenObject } from './object.js';
+import type { CpuStack, TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
+
+/** What is known of a CPU whose thread may be a hypercall. */
+export interface HypercallThread {
+  readonly registers: Readonly<CpuRegisters>;
+  readonly stack: CpuStack;
+  readonly current: Vcpu;
+  /** Traps taken inside Xen, innermost first. */
+  readonly traps: readonly TrapFrame[];
+}
 
 /** How far a PV guest's hypercall is. `none`: the frame is of an interrupt, an exception, or of user mode. */
 export type HypercallProgress =
@@ -43,11 +53,7 @@ const USER_END = 1n << 47n;
  * thread's stack pointer is below it. With the stack pointer at the frame itself the entry code was between calls: the
  * registers that it clears on the way in, and that no call preserves, tell on which side.
  */
-export function hypercallProgress(
-  xen: Xen,
-  facts: EntryFacts,
-  cpu: Pick<CpuState, 'registers' | 'traps' | 'stack' | 'current'>,
-): HypercallProgress {
+export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThread): HypercallProgress {
   const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
   if ((frame.num('entry_vector') & TRAP_SYSCALL) === 0) return { state: 'none' };
   const code = guestBytes(xen, cpu.current.object, frame.u64('rip') - 2n, 2);
@@ -71,8 +77,14 @@ export function hypercallProgress(
   return asked && isEntering(xen, cpu) ? { state: 'in-progress', ...hypercall, started: false } : { state: 'finished' };
 }
 
+/**
+ * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
+ * (the failure itself, on the CPU that failed).
+ */
+const threadStackPointer = ({ traps, registers }: HypercallThread): bigint => traps.at(-1)?.rsp ?? registers.rsp;
+
 /** Whether the CPU, between calls of the entry code, was on its way in. */
-function isEntering(xen: Xen, cpu: Pick<CpuState, 'registers' | 'traps' | 'stack'>): boolean {
+function isEntering(xen: Xen, cpu: HypercallThread): boolean {
   const trap = cpu.traps.at(-1);
   if (trap === undefined) return ENTRIES.has(xen.profile.resolve(cpu.registers.rip)?.name ?? '');
   if (trap.rsp > cpu.stack.guestFrame) return true;

@@ -77,10 +77,10 @@ export class XenMemory {
     return this.u32(address) | 0;
   }
 
-  /** The whole page that holds `address`, not to be written to; `undefined` where nothing is mapped. */
-  pageAt(address: bigint): Uint8Array | undefined {
+  /** The whole page that holds `address`, for passing over a table (see `View.glance`). */
+  glanceAt(address: bigint): Uint8Array | undefined {
     const frame = this.#frame(address);
-    return frame < 0 ? undefined : this.view.page(frame);
+    return frame < 0 ? undefined : this.view.glance(frame);
   }
 
   /** A copy of `length` bytes; may span pages. */

@@ -55,6 +55,7 @@ function fixVcpu(context: StepContext, vcpu: Vcpu, cpu: number | undefined): voi
   let changed = plan.set(vcpu.object, 'is_running', runs ? 1 : 0, word);
   changed = plan.set(unit, 'is_running', runs ? 1 : 0, word) || changed;
   if (runs) changed = fixPlace(context, vcpu, unit, cpu) || changed;
+  changed = fixSequence(context, vcpu) || changed;
   changed = fixRunstate(context, vcpu, unit, runs) || changed;
   if (vcpu.domain.kind !== 'idle') fixCredit2(context, unit, runs);
   if (changed) plan.found(word);
@@ -76,6 +77,14 @@ function fixRunstate({ plan }: StepContext, vcpu: Vcpu, unit: XenObject, runs: b
   plan.set(unit, `runstate_cnt[${before & 3}]`, Math.max(0, unit.num(`runstate_cnt[${before & 3}]`) - 1), reason);
   plan.set(unit, `runstate_cnt[${state}]`, unit.num(`runstate_cnt[${state}]`) + 1, reason);
   return true;
+}
+
+/** Xen 4.17.7 guards the runstate by a sequence count: while it is odd, readers wait for the writer that is gone. */
+function fixSequence({ plan }: StepContext, { object, name }: Vcpu): boolean {
+  if (!object.has('runstate_seq.sequence')) return false;
+  const sequence = object.num('runstate_seq.sequence');
+  if ((sequence & 1) === 0) return false;
+  return plan.set(object, 'runstate_seq.sequence', sequence + 1, `nobody writes the runstate of ${name}`);
 }
 
 function stateOfWaiting({ object, domain }: Vcpu): number {
