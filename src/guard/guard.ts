@@ -239,19 +239,34 @@ export class Guard {
     return path;
   }
 
-  /** Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. */
+  /**
+   * Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. The first is
+   * made of the frozen box, which records the pages it needs; the others are made of that recording while the box runs.
+   */
   async #warmUp(): Promise<void> {
-    const view = await this.#target.machine.capture();
+    const recording = new RecordingView(await this.#target.machine.capture());
     const { mechanism = microreset } = this.#options;
-    const until = performance.now() + WARM_UP_MS;
-    for (let n = 0; n < WARM_UPS && (n < 3 || performance.now() < until); n++) {
-      makePlan(mechanism, this.#target.at(view), this.#target.facts);
-    }
+    const rehearse = (): void => {
+      makePlan(mechanism, this.#target.at(recording), this.#target.facts);
+    };
+    rehearse();
+    let left = WARM_UPS;
+    const next = (): void => {
+      if (this.#stopped || left-- <= 0) return;
+      try {
+        rehearse();
+      } catch {
+        // A page that was not recorded is read from the running box and may be inconsistent: a rehearsal is no test.
+      }
+      setTimeout(next, WARM_UP_PAUSE_MS).unref();
+    };
+    next();
   }
 }
 
-const WARM_UPS = 12;
-const WARM_UP_MS = 600;
+/** How many rehearsals it takes until the plan's duration has settled (bench/recovery-latency). */
+const WARM_UPS = 40;
+const WARM_UP_PAUSE_MS = 5;
 
 /** Host time that a thread has executed, in milliseconds (Linux: first field of schedstat, in nanoseconds). */
 function ranMs(pid: number, thread: number): number {

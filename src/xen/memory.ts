@@ -2,7 +2,8 @@
  * Xen's virtual memory, read through a view.
  *
  * Reads look the page up on every access (a view may be a write overlay whose pages change), but translate each
- * virtual page only once: Xen's own mappings do not move while the machine stands still.
+ * virtual page only once. Translations of Xen's image, of the frame table and of the direct map are kept over freezes:
+ * Xen never changes them. All others, such as those of its `vmap` area, are good for one view only.
  */
 import { NinelivesError } from '../common/errors.js';
 import { hex, PAGE_SHIFT, PAGE_SIZE, type PhysicalAddress, physical } from '../x86/address.js';
@@ -11,24 +12,27 @@ import type { View } from '../x86/view.js';
 
 const PAGE_MASK = BigInt(PAGE_SIZE - 1);
 const U64 = 0xffff_ffff_ffff_ffffn;
+/** First page number of Xen's image; the frame table and the direct map lie above it (Xen 4.17: asm-x86/config.h). */
+const FIRST_LASTING_PAGE = Number(0xffff_82d0_4000_0000n >> BigInt(PAGE_SHIFT));
 
 export class XenMemory {
   readonly view: View;
   /** Physical address of the page table that maps Xen (`idle_pg_table`). */
   readonly root: PhysicalAddress;
-  readonly #frames: Map<bigint, number>;
-  #lastPage = -1n;
+  readonly #lasting: Map<number, number>;
+  readonly #ofThisView = new Map<number, number>();
+  #lastPage = -1;
   #lastFrame = -1;
 
-  constructor(view: View, root: PhysicalAddress, frames: Map<bigint, number> = new Map()) {
+  constructor(view: View, root: PhysicalAddress, lasting: Map<number, number> = new Map()) {
     this.view = view;
     this.root = root;
-    this.#frames = frames;
+    this.#lasting = lasting;
   }
 
-  /** The same address space seen through another view of the same machine, keeping the translations. */
+  /** The same address space seen through another view of the same machine, keeping the lasting translations. */
   through(view: View): XenMemory {
-    return new XenMemory(view, this.root, this.#frames);
+    return new XenMemory(view, this.root, this.#lasting);
   }
 
   /** Whether `address` is mapped to RAM. */
@@ -120,13 +124,16 @@ export class XenMemory {
 
   /** Frame number behind a virtual address; -1 where nothing is mapped. */
   #frame(address: bigint): number {
-    const virtualPage = (address & U64) >> BigInt(PAGE_SHIFT);
+    // Page numbers have 52 bits: exact as a number, which is far cheaper as a key than a bigint.
+    const virtualPage = Number((address & U64) >> BigInt(PAGE_SHIFT));
     if (virtualPage === this.#lastPage) return this.#lastFrame;
-    let frame = this.#frames.get(virtualPage);
+    const known = virtualPage >= FIRST_LASTING_PAGE ? this.#lasting : this.#ofThisView;
+    let frame = known.get(virtualPage);
     if (frame === undefined) {
       const found = translate(this.view, this.root, address & U64);
-      frame = found === undefined ? -1 : Math.floor(found.physical / PAGE_SIZE);
-      this.#frames.set(virtualPage, frame);
+      if (found === undefined) return -1;
+      frame = Math.floor(found.physical / PAGE_SIZE);
+      known.set(virtualPage, frame);
     }
     this.#lastPage = virtualPage;
     this.#lastFrame = frame;
