@@ -10,6 +10,8 @@
 # The supervisor computes the same chain by itself, so neither a lost nor a damaged byte goes unseen. Beside that the VM checks
 # itself: each exit status, every 8 steps the copy byte for byte, every 64 steps the program that does all this.
 #
+# Between two steps the VM rests a little: so CPUs also fall idle and are woken, and a small host can bear several VMs.
+#
 # The report is one line at the start of a page of this VM's own page cache (a file that is only ever overwritten in
 # place), which the supervisor finds in the box's memory by its magic. It needs no device, no console and no other VM.
 # Two files take turns, so that a machine frozen in the middle of one write still has the other report whole.
@@ -19,6 +21,9 @@ dir=/run/work
 mkdir -p $dir
 for i in 0 1; do dd if=/dev/zero of=$dir/report$i bs=4096 count=1 2>/dev/null; done
 block=$(cat /etc/ninelives/block)
+
+mkfifo $dir/rest
+exec 9<>$dir/rest
 
 n=0 errors=0 note=-
 digest=$(echo "seed $name" | sha256sum)
@@ -51,4 +56,6 @@ while :; do
   fi
   report
   [ $((n % every)) -ne 0 ] || echo "ninelives: $name n=$n errors=$errors"
+  # Nobody writes into this pipe: a pause without a process.
+  read -r -t 0.15 _ <&9
 done

@@ -99,6 +99,11 @@ export class ReportReader {
     return this.#frames;
   }
 
+  /** The box was set back to a snapshot, in which the reports are in these frames. */
+  reset(frames: readonly number[]): void {
+    this.#frames = [...frames];
+  }
+
   /** Scans all RAM for report pages. */
   rescan(): void {
     this.#frames = findReportPages(this.#ram(), this.#magic);
