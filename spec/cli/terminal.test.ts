@@ -34,11 +34,11 @@ describe('plain progress', () => {
     const output = outputOf(false);
     const terminal = openTerminal(output, { colors: 'plain' });
     terminal.step('downloading');
-    for (let i = 0; i < 100; i++) {
+    for (let i = 0; i < 200; i++) {
       vi.advanceTimersByTime(110);
-      terminal.detail(`${i} of 100 MB`);
+      terminal.detail(`${i} of 200 MB`);
     }
-    expect(output.text).toBe('downloading\n  45 of 100 MB\n  91 of 100 MB\n');
+    expect(output.text).toBe('downloading\n  90 of 200 MB\n  181 of 200 MB\n');
   });
 
   it('says what failed', () => {

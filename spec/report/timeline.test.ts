@@ -46,7 +46,7 @@ describe('timeline', () => {
        +11.4 ms  ●  back  the first guest instruction after an outage of 11.4 ms
                  │
                     VM    kind         alive  intact
-                    dom0               yes    yes     212 rounds
+                    dom0  PrivVM (PV)  yes    yes     212 rounds
                     app1  AppVM (PV)   yes    yes     198 rounds
                     app2  AppVM (PV)   yes    no      checksum chain broken at round 77
                     app3  AppVM (PVH)  yes    yes     201 rounds

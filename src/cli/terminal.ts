@@ -21,7 +21,7 @@ export interface TerminalOptions {
 const SPINNER = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
 const REDRAW_MS = 100;
 /** Plain output repeats a step's detail at most this often, so that a boot leaves a dozen lines and not a thousand. */
-const PLAIN_DETAIL_MS = 5000;
+const PLAIN_DETAIL_MS = 10_000;
 /** Steps shorter than this are not worth a line that says how long they took. */
 const WORTH_TELLING_MS = 1000;
 

@@ -2,6 +2,8 @@
  * The story of one recovery, told top-down along a line of time: what broke, how it was seen, what each CPU was doing,
  * what was repaired, how long it took, who survived. Pure: a value in, lines of text out.
  */
+import type { Failure } from '../detect/failure.js';
+import type { Recovery } from '../recover/outcome.js';
 import type { CpuRecord, Plan, StepRecord } from '../recover/plan.js';
 import { phaseBar } from './phase-bar.js';
 import type { Story, VmVerdict } from './story.js';
@@ -36,6 +38,18 @@ export function timeline(story: Story, options: TimelineOptions): string[] {
   return teller.tell(story);
 }
 
+/** A recovery alone, as a guard tells it: time counts from the stop of the machine. */
+export function recoveryLines(recovery: Recovery, options: TimelineOptions): string[] {
+  const teller = new Teller(Math.max(60, options.width), paint(options.colors));
+  return teller.tellRecovery(recovery, recovery.failure.detectedAtMs).finished();
+}
+
+/** A failure and the plan that was made of it, without any time: what a replay shows. */
+export function planLines(failure: Failure, plan: Plan, options: TimelineOptions): string[] {
+  const teller = new Teller(Math.max(60, options.width), paint(options.colors));
+  return teller.tellPlan(failure, plan).finished();
+}
+
 class Teller {
   private readonly lines: string[] = [];
   /** Columns left of the text: time, line of time, a space on each side. */
@@ -61,24 +75,7 @@ class Teller {
       this.event(undefined, 'not detected', 'red', 'no failure was seen in time');
       this.gap();
     } else {
-      const { failure, plan, phases, latencyMs } = recovery;
-      const detectedMs = failure.detectedAtMs - (brokenAtMs ?? failure.detectedAtMs);
-      const stalled = failure.stalledMs === undefined ? '' : ` (no progress for ${duration(failure.stalledMs)})`;
-      this.event(detectedMs, `detected: ${failure.kind}`, 'yellow', `${failure.summary}${stalled}`);
-      this.gap();
-      this.event(undefined, 'frozen', 'blue', this.frozen(plan));
-      this.cpus(plan.cpus);
-      this.gap();
-      this.event(undefined, plan.mechanism, 'cyan', this.repaired(plan));
-      this.steps(plan.steps);
-      this.gap();
-      if (recovery.result === 'resumed') {
-        this.event(detectedMs + latencyMs, 'resumed', 'green', `latency ${duration(latencyMs)}`);
-      } else {
-        this.event(undefined, 'refused', 'red', 'the plan did not pass its check; the machine stays frozen');
-        for (const problem of plan.problems) this.text(`${this.p.red('✗')} ${problem.step}: ${problem.message}`);
-      }
-      for (const line of phaseBar(phases, Math.min(this.room, 80), this.p)) this.text(line);
+      this.tellRecovery(recovery, brokenAtMs ?? recovery.failure.detectedAtMs);
       this.gap();
     }
     if (story.outageMs !== undefined) {
@@ -92,6 +89,34 @@ class Teller {
     }
     this.end(story);
     if (recovery?.capsule !== undefined) this.lines.push('', this.p.dim(`capsule: ${recovery.capsule}`));
+    return this.lines;
+  }
+
+  /** @param brokenAtMs host-monotonic milliseconds from which time is counted */
+  tellRecovery({ failure, plan, phases, latencyMs, result }: Recovery, brokenAtMs: number): this {
+    const detectedMs = failure.detectedAtMs - brokenAtMs;
+    this.tellPlan(failure, plan, detectedMs);
+    this.gap();
+    if (result === 'resumed') this.event(detectedMs + latencyMs, 'resumed', 'green', `latency ${duration(latencyMs)}`);
+    else this.event(undefined, 'refused', 'red', 'the plan did not pass its check; the machine stays frozen');
+    for (const line of phaseBar(phases, Math.min(this.room, 80), this.p)) this.text(line);
+    return this;
+  }
+
+  tellPlan(failure: Failure, plan: Plan, detectedMs?: number): this {
+    const stalled = failure.stalledMs === undefined ? '' : ` (no progress for ${duration(failure.stalledMs)})`;
+    this.event(detectedMs, `detected: ${failure.kind}`, 'yellow', `${failure.summary}${stalled}`);
+    this.gap();
+    this.event(undefined, 'frozen', 'blue', this.frozen(plan));
+    this.cpus(plan.cpus);
+    this.gap();
+    this.event(undefined, plan.mechanism, 'cyan', this.repaired(plan));
+    this.steps(plan.steps);
+    for (const problem of plan.problems) this.text(`${this.p.red('✗')} ${problem.step}: ${problem.message}`);
+    return this;
+  }
+
+  finished(): string[] {
     return this.lines;
   }
 
@@ -204,7 +229,7 @@ class Teller {
 }
 
 const KINDS: Readonly<Record<VmVerdict['kind'], string>> = {
-  privvm: 'PrivVM (PV)',
+  dom0: 'PrivVM (PV)',
   pv: 'AppVM (PV)',
   pvh: 'AppVM (PVH)',
 };

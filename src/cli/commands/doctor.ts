@@ -3,8 +3,9 @@ import { EXIT } from '../../common/errors.js';
 import { type CheckGroup, checkup } from '../../report/checkup.js';
 import { installPrograms } from '../../testbed/packages.js';
 import { cacheFolder } from '../../testbed/paths.js';
-import { BOX_OPTIONS } from '../box.js';
+import { boxAddress, nameOf, RUNNING_BOX_OPTIONS } from '../box.js';
 import { checkBox } from '../box-checks.js';
+import { findBox } from '../boxes.js';
 import type { Command } from '../command.js';
 import { checkHost } from '../host-checks.js';
 import { parseMemory } from '../options.js';
@@ -16,7 +17,7 @@ export const doctor: Command = {
   options: [
     { name: 'memory', value: 'size', summary: 'memory of the box to check for (default 2G)' },
     { name: 'install', summary: 'install the Debian packages that are missing (as root or with sudo)' },
-    ...BOX_OPTIONS,
+    ...RUNNING_BOX_OPTIONS,
   ],
   examples: ['ninelives doctor', 'ninelives doctor --memory 8G', 'ninelives doctor --qmp /run/box/qmp.sock'],
   async run({ typed, terminal, json, print, printJson, width, colors }) {
@@ -27,12 +28,9 @@ export const doctor: Command = {
     const groups: CheckGroup[] = [
       { title: 'this machine', checks: await checkHost({ memoryMib, cacheFolder: cacheFolder(), profiles }) },
     ];
-    const qmpPath = typed.text('qmp');
-    if (qmpPath !== undefined) {
+    if (typed.text('qmp') !== undefined || findBox(nameOf(typed)) !== undefined || typed.text('name') !== undefined) {
       terminal.step('checking the box');
-      const gdb = typed.text('gdb');
-      const address = gdb === undefined ? { qmpPath } : { qmpPath, gdb };
-      groups.push({ title: 'the box', checks: await checkBox(address, profiles) });
+      groups.push({ title: 'the box', checks: await checkBox(boxAddress(typed), profiles) });
     }
     const fit = groups.every((group) => group.checks.every((check) => check.state !== 'failed'));
     if (json) printJson({ fit, groups });

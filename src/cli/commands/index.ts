@@ -1,7 +1,25 @@
 /** All commands, in the order in which the help shows them. */
 import type { Command } from '../command.js';
+import { demo } from './demo.js';
 import { doctor } from './doctor.js';
+import { down } from './down.js';
+import { guard } from './guard.js';
+import { inject } from './inject.js';
 import { inspect } from './inspect.js';
 import { profileMake } from './profile-make.js';
+import { replay } from './replay.js';
+import { status } from './status.js';
+import { up } from './up.js';
 
-export const COMMANDS: readonly Command[] = [inspect, doctor, profileMake];
+export const COMMANDS: readonly Command[] = [
+  demo,
+  up,
+  down,
+  status,
+  inject,
+  guard,
+  inspect,
+  replay,
+  doctor,
+  profileMake,
+];

@@ -1,10 +1,11 @@
 /** `ninelives inspect`: what a Xen is doing, of a live box that is frozen for a moment. */
 import { EXIT } from '../../common/errors.js';
 import { findTarget } from '../../guard/target.js';
+import { Machine } from '../../machine/machine.js';
 import { inspectXen } from '../../report/inspection.js';
 import { inspectionLines } from '../../report/inspection-lines.js';
 import { duration } from '../../report/style.js';
-import { attachBox, BOX_OPTIONS } from '../box.js';
+import { boxAddress, RUNNING_BOX_OPTIONS } from '../box.js';
 import type { Command } from '../command.js';
 import { parseFrames } from '../options.js';
 
@@ -12,13 +13,16 @@ export const inspect: Command = {
   name: 'inspect',
   positional: [],
   summary: 'show domains, vCPUs, CPUs with backtraces, held locks, timers and vectors in service',
-  options: [...BOX_OPTIONS, { name: 'frames', value: 'n', summary: 'lines of backtrace for each CPU (default 8)' }],
+  options: [
+    ...RUNNING_BOX_OPTIONS,
+    { name: 'frames', value: 'n', summary: 'lines of backtrace for each CPU (default 8)' },
+  ],
   examples: ['ninelives inspect', 'ninelives inspect --qmp /run/box/qmp.sock --json'],
   async run({ typed, terminal, json, print, printJson, width, colors, paint }) {
     const frames = parseFrames(typed.text('frames') ?? '8');
     terminal.step('looking at the box');
     const startedMs = performance.now();
-    await using machine = await attachBox(typed);
+    await using machine = await Machine.attach(boxAddress(typed));
     const target = await findTarget(machine, typed.text('profiles'));
     const inspection = inspectXen(target.xen, target.facts);
     await machine.detach();
