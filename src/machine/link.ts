@@ -1,6 +1,7 @@
 /** All connections to one QEMU process, opened and closed together. A machine that is restored gets a new link. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
-import { type CpuFact, findProcess, findStub, readCpus, requireVersion, stopStub } from './attach.js';
+import { type CpuFact, type FoundStub, findProcess, findStub, readCpus, requireVersion, stopStub } from './attach.js';
 import { isGone } from './proc.js';
 import { Qmp } from './qmp.js';
 import { StubSession } from './rsp/session.js';
@@ -18,7 +19,8 @@ export interface Link {
   readonly session: StubSession;
   readonly control: RunControl;
   readonly pid: number;
-  readonly stubStartedByUs: boolean;
+  readonly qmpPath: string;
+  readonly stub: FoundStub;
   readonly cpus: readonly CpuFact[];
   /** Called once when QEMU ends or either socket is lost. */
   onLost: (error: NinelivesError) => void;
@@ -46,28 +48,20 @@ export async function openLink(
     await prepare(qmp, pid);
     const stub = await findStub(qmp, options.qmpPath, options.gdb);
     const session = await StubSession.open(stub.address, { explainLoss });
-    return connectParts(qmp, session, pid, cpus, stub.startedByUs);
+    return connectParts(qmp, session, { pid, cpus, stub, qmpPath: options.qmpPath });
   } catch (error) {
     qmp.close();
     throw error;
   }
 }
 
-function connectParts(
-  qmp: Qmp,
-  session: StubSession,
-  pid: number,
-  cpus: readonly CpuFact[],
-  stubStartedByUs: boolean,
-): Link {
+function connectParts(qmp: Qmp, session: StubSession, facts: Pick<Link, 'pid' | 'cpus' | 'stub' | 'qmpPath'>): Link {
   const control = new RunControl(session);
   const link: Link = {
     qmp,
     session,
     control,
-    pid,
-    stubStartedByUs,
-    cpus,
+    ...facts,
     onLost: () => {},
     terminate: () => terminate(link),
     kill: () => kill(link),
@@ -77,6 +71,7 @@ function connectParts(
     if (lost) return;
     lost = true;
     control.fail(error);
+    session.refuse(error);
     link.onLost(error);
   };
   session.onLost = lose;
@@ -89,19 +84,49 @@ export async function closeLink(link: Link, leave: 'run' | 'stand'): Promise<voi
   const { control, session, qmp } = link;
   link.onLost = () => {};
   try {
-    if (control.state === 'running' && control.breakpoints.size > 0) await control.freeze();
-    if (control.state === 'frozen') {
-      await control.clearBreakpoints();
-      if (leave === 'run') await session.detach().catch(ignoreLoss);
+    if (control.state === 'ended') {
+      if (!isGone(link.pid)) await salvage(link, leave);
+    } else {
+      if (control.state === 'running' && control.breakpoints.size > 0) await control.freeze();
+      if (control.state === 'frozen') {
+        await control.clearBreakpoints();
+        if (leave === 'run') await session.detach();
+      }
     }
   } catch (error) {
     ignoreLoss(error);
   }
   session.close();
-  if (link.stubStartedByUs) await stopStub(qmp).catch(ignoreLoss);
+  if (link.stub.startedByUs) await stopStub(qmp).catch(ignoreLoss);
   qmp.close();
 }
 
+/**
+ * One of the two sockets is gone while QEMU lives. The machine may stand still, and our breakpoints would stop it later with
+ * nobody there to let it go on; so they are removed over the stub, newly connected where that is what was lost.
+ */
+async function salvage(link: Link, leave: 'run' | 'stand'): Promise<void> {
+  const session = link.session.lost ? await reopenStub(link) : link.session;
+  session.refuse(undefined);
+  if (session.running) {
+    const stopped = new Promise<void>((resolve) => {
+      session.onStop = () => resolve();
+    });
+    session.interrupt();
+    await Promise.race([stopped, sleep(SALVAGE_LIMIT_MS)]);
+  }
+  await session.removeBreakpoints(link.control.breakpoints);
+  if (leave === 'run') await session.detach();
+  else session.close();
+}
+
+/** The stub may have been moved: ask, where QMP can still be asked. */
+async function reopenStub(link: Link): Promise<StubSession> {
+  const found = await findStub(link.qmp, link.qmpPath).catch(() => link.stub);
+  return StubSession.open(found.address);
+}
+
+const SALVAGE_LIMIT_MS = 1000;
 const QUIT_LIMIT_MS = 2000;
 
 async function terminate(link: Link): Promise<void> {
@@ -126,7 +151,7 @@ export async function waitUntilGone(pid: number, limitMs: number): Promise<boole
   const end = performance.now() + limitMs;
   while (!isGone(pid)) {
     if (performance.now() > end) return false;
-    await new Promise((resolve) => setTimeout(resolve, 5));
+    await sleep(5);
   }
   return true;
 }

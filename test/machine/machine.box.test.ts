@@ -1,7 +1,7 @@
 /** The machine with a real QEMU and a guest of one sector. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, readdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { connect, createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Machine } from '../../src/machine/machine.js';
 import { isGone } from '../../src/machine/proc.js';
@@ -283,6 +283,7 @@ describe('a machine that someone else started', () => {
   let child: ChildProcess;
   const dir = (): string => folder.path;
   const start = async (...more: string[]): Promise<void> => {
+    for (const stale of [qmpPathIn(dir()), gdbPathIn(dir())]) rmSync(stale, { force: true });
     const args = ['-nodefaults', '-display', 'none', '-m', '64', '-smp', '2', ...spec.args, ...more];
     child = spawn('qemu-system-x86_64', [...args, '-qmp', `unix:${qmpPathIn(dir())},server=on,wait=off`], {
       stdio: 'ignore',
@@ -312,6 +313,27 @@ describe('a machine that someone else started', () => {
     }
   });
 
+  it('is left running without our breakpoints when the QMP socket goes in the middle', async () => {
+    await start();
+    try {
+      const proxy = await proxyTo(qmpPathIn(dir()), folder.file('proxy.sock'));
+      const machine = await Machine.attach({ qmpPath: folder.file('proxy.sock') });
+      await boot(machine);
+      await machine.setBreakpoints([GUEST.jump]);
+      const told = new Promise((resolve) => machine.onEvent((event) => event.kind === 'ended' && resolve(event)));
+      proxy.cut();
+      await told;
+      await failure(machine.registers(0), 'NL_QMP_LOST');
+      await machine.detach();
+      const again = await Machine.attach({ qmpPath: qmpPathIn(dir()) });
+      await countOn(again);
+      expect(again.lastStop.kind).toBe('paused');
+      await again.detach();
+    } finally {
+      await stop();
+    }
+  });
+
   it('is refused while another debugger holds its stub', async () => {
     await start('-chardev', `socket,path=${gdbPathIn(dir())},server=on,wait=off,id=gdb`, '-gdb', 'chardev:gdb');
     const { StubSession } = await import('../../src/machine/rsp/session.js');
@@ -330,6 +352,26 @@ describe('a machine that someone else started', () => {
   });
 });
 
+/** Passes a socket on, until it is cut. */
+async function proxyTo(target: string, path: string): Promise<{ cut(): void }> {
+  const sockets: Socket[] = [];
+  const server = createServer((socket) => {
+    const other = connect({ path: target });
+    for (const one of [socket, other]) {
+      one.on('error', () => {});
+      sockets.push(one);
+    }
+    socket.pipe(other).pipe(socket);
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  return {
+    cut() {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
 async function pidIn(path: string): Promise<number> {
   const { readFileSync } = await import('node:fs');
   for (let waited = 0; waited < 200; waited++) {
@@ -337,5 +379,5 @@ async function pidIn(path: string): Promise<number> {
     if (text !== '') return Number(text);
     await sleep(20);
   }
-  throw new Error(`no process id in ${join(path)}`);
+  throw new Error(`no process id in ${path}`);
 }

@@ -66,6 +66,8 @@ export class StubSession {
   readonly #connection: RspConnection;
   #selected: number | undefined;
   #running: boolean = false;
+  #lost: boolean = false;
+  #refusal: NinelivesError | undefined;
 
   /** Called with each stop and the moment its bytes arrived (performance.now()). */
   onStop: (stop: StopReply, atMs: number) => void = () => {};
@@ -85,6 +87,7 @@ export class StubSession {
     };
     connection.onLost = (error) => {
       this.#running = false; // Requests get the reason of the loss, not a complaint about the running machine.
+      this.#lost = true;
       this.onLost(error);
     };
   }
@@ -120,6 +123,16 @@ export class StubSession {
 
   get running(): boolean {
     return this.#running;
+  }
+
+  /** Whether the connection is gone. */
+  get lost(): boolean {
+    return this.#lost;
+  }
+
+  /** Every request from now on fails with this error, or no longer, although the connection may still be good. */
+  refuse(error: NinelivesError | undefined): void {
+    this.#refusal = error;
   }
 
   /** Registers of one CPU. @throws NL_STUB_ERROR, NL_STUB_LOST */
@@ -269,6 +282,7 @@ export class StubSession {
   }
 
   #refuseWhileRunning(what: string): void {
+    if (this.#refusal) throw this.#refusal;
     if (this.#running)
       throw new NinelivesError('NL_INTERNAL', `"${what}" sent to the debugger stub while the machine runs`);
   }
