@@ -262,20 +262,24 @@ describe('the end', () => {
     const runtimeDir = folder.file('box');
     const first = await Machine.start({ ...spec, lifetime: 'detached', runtimeDir });
     const { pid } = first;
-    await boot(first);
-    await first.setBreakpoints([GUEST.jump]);
-    await first[Symbol.asyncDispose]();
-    expect(isGone(pid)).toBe(false);
-    const second = await Machine.attach({ qmpPath: qmpPathIn(runtimeDir) });
-    expect(second.wasRunning).toBe(true);
-    expect(second.ram.kind).toBe('mapped');
-    await countOn(second);
-    expect(second.lastStop.kind).toBe('paused');
-    await failure(second.saveSnapshot(folder.file('no')), 'NL_USAGE');
-    await failure(Machine.start({ ...spec, lifetime: 'detached', runtimeDir }), 'NL_ADDRESS_IN_USE');
-    await second.end();
-    expect(isGone(pid)).toBe(true);
-    expect(filesOf(process.pid)).toEqual([]);
+    try {
+      await boot(first);
+      await first.setBreakpoints([GUEST.jump]);
+      await first[Symbol.asyncDispose]();
+      expect(isGone(pid)).toBe(false);
+      const second = await Machine.attach({ qmpPath: qmpPathIn(runtimeDir) });
+      expect(second.wasRunning).toBe(true);
+      expect(second.ram.kind).toBe('mapped');
+      await countOn(second);
+      expect(second.lastStop.kind).toBe('paused');
+      await failure(second.saveSnapshot(folder.file('no')), 'NL_USAGE');
+      await failure(Machine.start({ ...spec, lifetime: 'detached', runtimeDir }), 'NL_ADDRESS_IN_USE');
+      await second.end();
+      expect(isGone(pid)).toBe(true);
+      expect(filesOf(process.pid)).toEqual([]);
+    } finally {
+      if (!isGone(pid)) process.kill(pid, 'SIGKILL'); // Nothing else ends a detached one when this test fails.
+    }
   });
 });
 
