@@ -1,12 +1,14 @@
-/** `ninelives inject`: one fault now, into a box that runs. */
+/** `ninelives inject`: one fault now, into a box that runs; by its guard where it has one. */
 import { EXIT } from '../../common/errors.js';
 import { Random } from '../../common/random.js';
 import { findTarget } from '../../guard/target.js';
-import { injectFailstop } from '../../inject/failstop.js';
+import { type InjectionPoint, injectFailstop } from '../../inject/failstop.js';
 import { Machine } from '../../machine/machine.js';
 import { boxAddress, RUNNING_BOX_OPTIONS } from '../box.js';
+import type { BoxAddress } from '../box-checks.js';
 import type { Command } from '../command.js';
-import { parseSeed } from '../options.js';
+import { askGuard } from '../guard-socket.js';
+import { parseSeed, type Typed } from '../options.js';
 
 export const inject: Command = {
   name: 'inject',
@@ -21,11 +23,7 @@ export const inject: Command = {
     const seed = parseSeed(typed.text('seed') ?? String(Math.floor(Math.random() * 2 ** 32)));
     const address = boxAddress(typed);
     terminal.step('breaking the hypervisor');
-    await using machine = await Machine.attach(address);
-    const target = await findTarget(machine, typed.text('profiles'));
-    signal.throwIfAborted();
-    const point = await injectFailstop(target, new Random(seed));
-    await machine.resume();
+    const point = (await askGuard(address.qmpPath, seed)) ?? (await injectAlone(address, seed, typed, signal));
     terminal.done();
     if (json) printJson({ seed, ...point });
     else {
@@ -38,3 +36,18 @@ export const inject: Command = {
     return EXIT.ok;
   },
 };
+
+/** Into a box that nobody guards: it fails, and stays failed. */
+async function injectAlone(
+  address: BoxAddress,
+  seed: number,
+  typed: Typed,
+  signal: AbortSignal,
+): Promise<InjectionPoint> {
+  await using machine = await Machine.attach(address);
+  const target = await findTarget(machine, typed.text('profiles'));
+  signal.throwIfAborted();
+  const point = await injectFailstop(target, new Random(seed));
+  await machine.resume();
+  return point;
+}

@@ -1,0 +1,39 @@
+import { existsSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { askGuard, guardSocketPath, listenForInjections } from '../../src/cli/guard-socket.js';
+
+const QMP = `/nowhere/${process.pid}/qmp.sock`;
+const point = { cpu: 2, vcpu: 'd1v0', at: 'do_sched_op+0x1', backtrace: ['do_sched_op+0x1'], steps: 7 };
+
+describe('asking a guard to inject', () => {
+  it('finds no guard where none listens', async () => {
+    expect(await askGuard(QMP, 1)).toBeUndefined();
+  });
+
+  it('hands over the seed and hands back the point', async () => {
+    using _ = await listenForInjections(QMP, (seed) => Promise.resolve({ ...point, steps: seed }));
+    expect(await askGuard(QMP, 42)).toEqual({ ...point, steps: 42 });
+    expect(await askGuard(QMP, 43)).toEqual({ ...point, steps: 43 });
+  });
+
+  it('says why the guard could not', async () => {
+    using _ = await listenForInjections(QMP, () => Promise.reject(new Error('the box is being recovered')));
+    await expect(askGuard(QMP, 1)).rejects.toMatchObject({
+      code: 'NL_STUB_BUSY',
+      message: expect.stringContaining('being recovered'),
+    });
+  });
+
+  it('leaves no socket behind', async () => {
+    (await listenForInjections(QMP, () => Promise.resolve(point)))[Symbol.dispose]();
+    expect(existsSync(guardSocketPath(QMP))).toBe(false);
+    expect(await askGuard(QMP, 1)).toBeUndefined();
+  });
+
+  it('takes the place of a socket that a killed guard left', async () => {
+    const first = await listenForInjections(QMP, () => Promise.reject(new Error('old')));
+    using _ = await listenForInjections(QMP, () => Promise.resolve(point));
+    expect(await askGuard(QMP, 1)).toEqual(point);
+    first[Symbol.dispose]();
+  });
+});
