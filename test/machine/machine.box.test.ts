@@ -289,9 +289,13 @@ describe('a machine that someone else started', () => {
   const start = async (...more: string[]): Promise<void> => {
     for (const stale of [qmpPathIn(dir()), gdbPathIn(dir())]) rmSync(stale, { force: true });
     const args = ['-nodefaults', '-display', 'none', '-m', '64', '-smp', '2', ...spec.args, ...more];
-    child = spawn('qemu-system-x86_64', [...args, '-qmp', `unix:${qmpPathIn(dir())},server=on,wait=off`], {
-      stdio: 'ignore',
-    });
+    child = spawn(
+      'setpriv',
+      ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...args, '-qmp', `unix:${qmpPathIn(dir())},server=on,wait=off`],
+      {
+        stdio: 'ignore',
+      },
+    );
     const last = more.length === 0 ? qmpPathIn(dir()) : gdbPathIn(dir());
     for (let waited = 0; !existsSync(last) && waited < 200; waited++) await sleep(20);
   };
