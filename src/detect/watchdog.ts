@@ -4,8 +4,9 @@
  * time and gets nothing done is suspected; the guard then freezes the machine and looks where it stands.
  *
  * Counting the time the thread *ran*, not the time that passed, is what keeps a busy host from causing alarms: a CPU
- * that was not scheduled by the host did not have the chance to make progress. (NiLiHype counts three periods of 100 ms
- * of a software tick inside Xen, which has no such notion.)
+ * that was not scheduled by the host did not have the chance to make progress. Nor has a CPU that spins for a lock whose
+ * holder is not scheduled: every other CPU must have had its share as well. (NiLiHype counts three periods of 100 ms of
+ * a software tick inside Xen, which has no such notion.)
  *
  * Credit2 sets its timer at most 10 ms ahead while a vCPU runs (Xen 4.17, common/sched/credit2.c: CSCHED2_MAX_TIMER), so
  * a CPU in a guest handles a timer about every 10 ms of its own time, and its timer deadline changes.
@@ -19,6 +20,8 @@ export interface CpuSample {
   readonly softirqPending: boolean;
   /** Host time that the CPU's thread has executed, in milliseconds since it began. */
   readonly ranMs: number;
+  /** Host time that the thread has waited for a processor of the host although it could run, in milliseconds. */
+  readonly waitedMs: number;
 }
 
 export interface HangLimits {
@@ -38,9 +41,10 @@ export interface Suspicion {
 }
 
 interface Standing {
-  progress: string;
-  sinceMs: number;
-  ranAtStart: number;
+  readonly progress: string;
+  readonly sinceMs: number;
+  /** All samples as of the moment since which this CPU stands. */
+  readonly then: readonly CpuSample[];
 }
 
 /** The pure part: feed it samples, it says who is suspected. */
@@ -58,14 +62,17 @@ export class HangWatch {
     for (const [cpu, sample] of samples.entries()) {
       const standing = this.#cpus.get(cpu);
       if (standing === undefined || standing.progress !== sample.progress) {
-        this.#cpus.set(cpu, { progress: sample.progress, sinceMs: nowMs, ranAtStart: sample.ranMs });
+        this.#cpus.set(cpu, { progress: sample.progress, sinceMs: nowMs, then: samples });
         continue;
       }
       const stalledMs = nowMs - standing.sinceMs;
-      const ran = sample.ranMs - standing.ranAtStart;
+      if (stalledMs < this.#limits.passedMs) continue;
+      const ran = sample.ranMs - standing.then[cpu]!.ranMs;
       // A CPU halted with interrupts off does not run at all; work that waits for it gives it away.
       const dead = ran < 1 && sample.softirqPending;
-      if (stalledMs >= this.#limits.passedMs && (ran >= this.#limits.ranMs || dead)) suspected.push({ cpu, stalledMs });
+      if (!dead && ran < this.#limits.ranMs) continue;
+      if (samples.some((other, n) => isStarved(other, standing.then[n]!, this.#limits))) continue;
+      suspected.push({ cpu, stalledMs });
     }
     return suspected;
   }
@@ -74,6 +81,11 @@ export class HangWatch {
   reset(): void {
     this.#cpus.clear();
   }
+}
+
+/** Whether the host kept a CPU from running: it waited, and ran less than a quarter of what a suspect must have. */
+function isStarved(now: CpuSample, then: CpuSample, limits: HangLimits): boolean {
+  return now.waitedMs - then.waitedMs > limits.ranMs / 4 && now.ranMs - then.ranMs < limits.ranMs / 4;
 }
 
 /** Addresses of the words to look at, per CPU: the APIC timer's deadline and the softirq word with interrupt counts. */
@@ -93,9 +105,13 @@ export function progressWords(xen: Xen): ProgressWords[] {
 }
 
 /** Reads one CPU's words from the running machine. */
-export function sampleProgress(xen: Xen, words: ProgressWords, ranMs: number): CpuSample {
+export function sampleProgress(
+  xen: Xen,
+  words: ProgressWords,
+  thread: Pick<CpuSample, 'ranMs' | 'waitedMs'>,
+): CpuSample {
   const { memory } = xen;
   const pending = memory.u32(words.softirq);
   const progress = `${memory.u64(words.deadline)} ${memory.u64(words.runstate)} ${pending}`;
-  return { progress, softirqPending: pending !== 0, ranMs };
+  return { progress, softirqPending: pending !== 0, ...thread };
 }

@@ -152,7 +152,7 @@ export class Guard {
   #samples() {
     const { machine, xen } = this.#target;
     const threads = machine.threadIds;
-    return this.#words.map((words, cpu) => sampleProgress(xen, words, ranMs(machine.pid, threads[cpu]!)));
+    return this.#words.map((words, cpu) => sampleProgress(xen, words, threadTimes(machine.pid, threads[cpu]!)));
   }
 
   /** Looks twice at a suspected CPU; a CPU that stands in Xen both times and got nothing done is hung. */
@@ -187,7 +187,7 @@ export class Guard {
   }
 
   #progress(cpu: number): string {
-    return sampleProgress(this.#target.xen, this.#words[cpu]!, 0).progress;
+    return sampleProgress(this.#target.xen, this.#words[cpu]!, NEVER_RAN).progress;
   }
 
   async #recover(failure: Failure): Promise<Recovery | undefined> {
@@ -268,11 +268,14 @@ export class Guard {
 const WARM_UPS = 40;
 const WARM_UP_PAUSE_MS = 5;
 
-/** Host time that a thread has executed, in milliseconds (Linux: first field of schedstat, in nanoseconds). */
-function ranMs(pid: number, thread: number): number {
+const NEVER_RAN = { ranMs: 0, waitedMs: 0 };
+
+/** Host time that a thread has executed and waited to execute (Linux: schedstat, in nanoseconds). */
+function threadTimes(pid: number, thread: number): { ranMs: number; waitedMs: number } {
   try {
-    return Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0]) / 1e6;
+    const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ');
+    return { ranMs: Number(ran) / 1e6, waitedMs: Number(waited) / 1e6 };
   } catch {
-    return 0;
+    return NEVER_RAN;
   }
 }
