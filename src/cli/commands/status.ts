@@ -10,7 +10,8 @@ import { type BoxRecord, requireBox, runningBoxes } from '../boxes.js';
 import type { Command } from '../command.js';
 
 /** Long enough for the slowest VM of a busy box to do a step of its work. */
-const WATCH_MS = 3000;
+const WATCH_MS = 10_000;
+const POLL_MS = 300;
 
 interface BoxStatus {
   readonly box: BoxRecord;
@@ -68,8 +69,13 @@ async function look(box: BoxRecord, signal: AbortSignal): Promise<BoxStatus> {
   const before = new Map(reader.read().map((report) => [report.name, report.n]));
   if (attached.wasRunning) {
     await attached.resume();
-    await sleep(WATCH_MS, undefined, { signal });
-    reader.rescan();
+    const end = performance.now() + WATCH_MS;
+    const allMoved = (): boolean => {
+      reader.rescan();
+      const now = new Map(reader.read().map((report) => [report.name, report.n]));
+      return box.vms.every(({ name }) => (now.get(name) ?? 0) > (before.get(name) ?? 0));
+    };
+    while (!allMoved() && performance.now() < end) await sleep(POLL_MS, undefined, { signal });
   }
   const reports = new Map(reader.read().map((report) => [report.name, report]));
   const vms = box.vms.map(({ name, kind }): VmStatus => {
