@@ -9,6 +9,7 @@ import { NinelivesError } from '../common/errors.js';
 import { type Progress, silent } from '../common/progress.js';
 import { Machine, type Restored } from '../machine/machine.js';
 import { consoleLogIn, consolePathIn, type MachineSpec } from '../machine/spec.js';
+import { privilegeLevel } from '../x86/registers.js';
 import { Dom0Agent } from './agent.js';
 import { type BoxFiles, buildImages } from './images.js';
 import { fetchPackages, installPrograms } from './packages.js';
@@ -39,6 +40,13 @@ const POLL_MS = 200;
 const SCAN_EVERY_MS = 1000;
 /** Steps of work that each VM has done when the box counts as up: past everything that only happens at boot. */
 const UP_STEPS = 8;
+const SAFE_MOMENT_LIMIT_MS = 60_000;
+/**
+ * Virtual addresses that are Xen's (4.17, xen/arch/x86/include/asm/config.h): the first CPU's interrupt table is in Xen's
+ * image, the others' are on its heap. Linux has its own elsewhere.
+ */
+const XEN_BEGIN = 0xffff800000000000n;
+const XEN_END = 0xffff880000000000n;
 /** A VM that shows no progress for this long is looked for anew: its page may have moved. */
 const STALE_MS = 1500;
 /** Console text that ends a boot: Xen's and Linux's panics, and what `guest/dom0-init.sh` calls an error. */
@@ -252,7 +260,7 @@ async function bootAndSave(
     await awaitUp(spec, machine, reader, progress);
     const tookMs = performance.now() - begin;
     progress.step('saving a snapshot');
-    await machine.freeze();
+    await freezeForSaving(machine, spec);
     reader.rescan();
     const { devicesMs, ramMs } = await machine.saveSnapshot(snapshotDir, { reportFrames: reader.frames });
     await machine.resume();
@@ -299,6 +307,35 @@ async function awaitUp(spec: BoxSpec, machine: Machine, reader: ReportReader, pr
     if (lacking.length === 0) return;
     progress.detail(`waiting for ${lacking.join(', ')}, ${Math.round((now - begin) / 1000)} s`);
   }
+}
+
+/**
+ * Freezes the machine at a moment whose state QEMU can load again. QEMU 7.2 refuses a CPU that was saved inside an HVM guest
+ * (`cpu_post_load` of target/i386/machine.c takes it for an inconsistent KVM state), and does not save that interrupts are held
+ * back around the entry to one. A CPU in `hlt`, or in a PV guest under Xen's interrupt table, is neither.
+ * @throws NL_TIMEOUT
+ */
+async function freezeForSaving(machine: Machine, spec: BoxSpec): Promise<void> {
+  const end = performance.now() + SAFE_MOMENT_LIMIT_MS;
+  for (;;) {
+    await machine.freeze();
+    if (spec.accel !== 'tcg' || (await canBeSaved(machine))) return;
+    if (performance.now() > end)
+      throw new NinelivesError('NL_TIMEOUT', 'no moment was found at which the box can be saved', { fix: 'try again' });
+    await machine.resume();
+    // Of changing length, so as not to meet the same phase of the guests' timers each time.
+    await sleep(5 + Math.random() * 25);
+  }
+}
+
+async function canBeSaved(machine: Machine): Promise<boolean> {
+  const registers = await machine.allRegisters();
+  for (const [cpu, { cs }] of registers.entries()) {
+    const { halted, idt } = await machine.hiddenRegisters(cpu);
+    const underXen = idt.base >= XEN_BEGIN && idt.base < XEN_END;
+    if (!underXen || !(halted || privilegeLevel({ cs }) === 3)) return false;
+  }
+  return true;
 }
 
 async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T> {

@@ -9,7 +9,7 @@ import { delimiter, join } from 'node:path';
 import { z } from 'zod';
 import { NinelivesError } from '../common/errors.js';
 import type { Progress } from '../common/progress.js';
-import { run } from './run.js';
+import { type Ran, run } from './run.js';
 
 /** Built from Xen's source package: these are taken in the version of the hypervisor. */
 const OF_XEN = [
@@ -135,7 +135,7 @@ async function download(wanted: string, draft: string, progress: Progress): Prom
   const debs = readdirSync(draft).filter((name) => name.endsWith('.deb'));
   for (const [i, deb] of debs.entries()) {
     progress.detail(`unpacking ${i + 1} of ${debs.length}`);
-    const unpacked = await run('dpkg-deb', ['-x', join(draft, deb), root]);
+    const unpacked = await unpack(join(draft, deb), root, deb.startsWith(choice.kernelPackage));
     if (unpacked.status !== 0) throw missing(`${deb} cannot be unpacked: ${unpacked.stderr.trim()}`, undefined);
     const [name = deb, version = ''] = deb.split('_');
     versions[name] = decodeURIComponent(version);
@@ -176,6 +176,14 @@ function startsAs(version: string, wanted: string): boolean {
 /** The kernel that the meta package stands for, from the output of `apt-cache depends`. */
 export function kernelOf(depends: string): string | undefined {
   return /Depends: (linux-image-\d\S*-amd64)/.exec(depends)?.[1];
+}
+
+/** Of the kernel package only what a box needs: all its modules would be 400 MB. */
+function unpack(deb: string, root: string, isKernel: boolean): Promise<Ran> {
+  if (!isKernel) return run('dpkg-deb', ['-x', deb, root]);
+  const parts = "./boot './lib/modules/*/kernel/drivers/xen' ./usr/share/doc";
+  const script = `dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --wildcards ${parts}`;
+  return run('sh', ['-c', script, 'sh', deb, root]);
 }
 
 /**
