@@ -43,7 +43,7 @@ describe('timeline', () => {
                  │  █████████████▒▒▒▒▒▒▒▒▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓░░░██████████▒▒
                  │  █ capture 1.2  ▒ settle 0.8  ▓ plan 4.1  ░ check 0.3  █ commit 0.9  ▒ resume 0.2
                  │
-       +11.4 ms  ●  back  the first guest instruction after an outage of 11.4 ms
+       +11.4 ms  ●  back  guests run again after an outage of 11.4 ms
                  │
                     VM    kind         alive  intact
                     dom0  PrivVM (PV)  yes    yes     212 rounds

@@ -31,7 +31,7 @@ export interface Story {
   readonly injection?: InjectionRecord;
   /** Absent when no failure was detected. */
   readonly recovery?: Recovery;
-  /** From the failure to the first guest instruction afterwards, in milliseconds, by a clock outside the box. */
+  /** From the failure to the moment at which guests can run again, in milliseconds, by a clock outside the box. */
   readonly outageMs?: number;
   readonly vms: readonly VmVerdict[];
   /** Whether a new VM could be created afterwards; absent where it was not tried. */

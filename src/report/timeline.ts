@@ -79,12 +79,7 @@ class Teller {
       this.gap();
     }
     if (story.outageMs !== undefined) {
-      this.event(
-        story.outageMs,
-        'back',
-        'green',
-        `the first guest instruction after an outage of ${duration(story.outageMs)}`,
-      );
+      this.event(story.outageMs, 'back', 'green', `guests run again after an outage of ${duration(story.outageMs)}`);
       this.gap();
     }
     this.end(story);
