@@ -13,6 +13,7 @@ import type { Recovery } from '../recover/outcome.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { allWell, type BoxVerdict, judge, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
+import { keepEvidence } from './evidence.js';
 
 export interface TrialOptions {
   readonly random: Random;
@@ -78,7 +79,11 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const watching = untilGone(guard.run(), seen);
   try {
     const { vms, newVm } = await observe(box, before, resumed, seen, options);
-    return trialOf({ point, brokenAtMs, seen, vms, newVm, outageMs: resumedAtMs - brokenAtMs });
+    guard.stop();
+    await watching;
+    const trial = trialOf({ point, brokenAtMs, seen, vms, newVm, outageMs: resumedAtMs - brokenAtMs });
+    if (trial.cause !== undefined && capsuleDir !== undefined) await keepEvidence(capsuleDir, box, target);
+    return trial;
   } finally {
     guard.stop();
     await watching;

@@ -5,6 +5,7 @@
  * They are also chosen for the pages they lie on. QEMU executes a page with a breakpoint one instruction at a time, so a
  * breakpoint on a page with hot code would slow every guest (qemu-notes 5.3; the `bench/guard-overhead` benchmark).
  */
+import { backtrace, cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import type { Failure, FailureKind } from './failure.js';
 
@@ -28,7 +29,7 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
   const point = POINTS.find(({ symbol }) => xen.symbol(symbol) === registers.rip);
   if (point === undefined) return undefined;
   const caller = xen.profile.resolve(xen.memory.u64(registers.rsp))?.name ?? '';
-  if (point.symbol === 'machine_halt' && caller === 'hwdom_shutdown') return undefined;
+  if (point.symbol === 'machine_halt' && isDom0Shutdown(xen, cpu)) return undefined;
   if (point.symbol !== 'show_execution_state') {
     const at =
       point.symbol === 'fatal_trap' || point.symbol === 'do_double_fault' ? trapAt(xen, registers.rdi) : undefined;
@@ -49,6 +50,12 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
   }
   if (isWarning(xen, rip)) return undefined;
   return { kind: 'bug', cpu, at, summary: `BUG or invalid instruction at ${at}`, detectedAtMs };
+}
+
+/** dom0 switched itself off, or crashed: Xen halts the machine on its behalf and is not at fault. */
+function isDom0Shutdown(xen: Xen, cpu: number): boolean {
+  const entries = backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu));
+  return entries.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text));
 }
 
 function trapAt(xen: Xen, frame: bigint): string | undefined {

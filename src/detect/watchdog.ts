@@ -44,7 +44,7 @@ interface Standing {
   readonly progress: string;
   readonly sinceMs: number;
   /** All samples as of the moment since which this CPU stands. */
-  readonly then: readonly CpuSample[];
+  readonly atStart: readonly CpuSample[];
 }
 
 /** The pure part: feed it samples, it says who is suspected. */
@@ -62,16 +62,16 @@ export class HangWatch {
     for (const [cpu, sample] of samples.entries()) {
       const standing = this.#cpus.get(cpu);
       if (standing === undefined || standing.progress !== sample.progress) {
-        this.#cpus.set(cpu, { progress: sample.progress, sinceMs: nowMs, then: samples });
+        this.#cpus.set(cpu, { progress: sample.progress, sinceMs: nowMs, atStart: samples });
         continue;
       }
       const stalledMs = nowMs - standing.sinceMs;
       if (stalledMs < this.#limits.passedMs) continue;
-      const ran = sample.ranMs - standing.then[cpu]!.ranMs;
+      const ran = sample.ranMs - standing.atStart[cpu]!.ranMs;
       // A CPU halted with interrupts off does not run at all; work that waits for it gives it away.
       const dead = ran < 1 && sample.softirqPending;
       if (!dead && ran < this.#limits.ranMs) continue;
-      if (samples.some((other, n) => isStarved(other, standing.then[n]!, this.#limits))) continue;
+      if (samples.some((other, n) => isStarved(other, standing.atStart[n]!, this.#limits))) continue;
       suspected.push({ cpu, stalledMs });
     }
     return suspected;

@@ -52,7 +52,7 @@ export class Guard {
   readonly #watch = new HangWatch(DEFAULT_LIMITS);
   readonly #words: ProgressWords[];
   #failures = 0;
-  #stopped = false;
+  #stopped: boolean = false;
 
   private constructor(target: Target, options: GuardOptions) {
     this.#target = target;
@@ -232,7 +232,7 @@ export class Guard {
       recording,
       xen: this.#target.xen,
       failure,
-      mechanism: mechanism.name,
+      mechanism,
       ...(this.#options.without === undefined ? {} : { without: this.#options.without }),
       note: this.#options.capsuleNote?.() ?? '',
     });

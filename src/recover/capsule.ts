@@ -15,6 +15,7 @@ import { type CpuRegisters, GENERAL_REGISTERS } from '../x86/registers.js';
 import type { LapicState, View } from '../x86/view.js';
 import { readEntryFacts } from '../xen/entry.js';
 import { Xen } from '../xen/xen.js';
+import { type Mechanism, makePlan } from './mechanism.js';
 
 const FORMAT = 'ninelives capsule 1';
 
@@ -109,7 +110,7 @@ export interface CapsuleContent {
   readonly recording: RecordingView;
   readonly xen: Xen;
   readonly failure: Failure;
-  readonly mechanism: string;
+  readonly mechanism: Mechanism;
   readonly without?: ReadonlySet<string>;
   readonly note?: string;
 }
@@ -117,14 +118,15 @@ export interface CapsuleContent {
 /** Writes a capsule. Typically 0.3 to 2 MB. @throws NL_NO_SPACE when the file cannot be written */
 export function saveCapsule(path: string, content: CapsuleContent): void {
   const { recording, xen, failure, mechanism, without = new Set<string>(), note = '' } = content;
-  // A replay derives the facts about entry code again: have their pages recorded.
-  readEntryFacts(xen.through(recording));
+  // A replay begins with nothing: have it record the entry code and the page tables, which the recovery knew already.
+  const fresh = Xen.at(xen.profile, recording, xen.memory.root);
+  makePlan(mechanism, fresh, readEntryFacts(fresh), { without });
   const { frames, zeroFrames, page } = recording.recorded();
   const header: z.infer<typeof headerSchema> = {
     format: FORMAT,
     buildId: xen.profile.buildId,
     root: xen.memory.root,
-    mechanism,
+    mechanism: mechanism.name,
     without: [...without],
     physicalSize: recording.physicalSize,
     failure: { ...failure },

@@ -14,9 +14,16 @@ export interface StepContext {
   /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
   readonly abandoned: readonly CpuState[];
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
-  readonly destinations: Map<number, { readonly rip: bigint; readonly rsp: bigint }>;
+  readonly destinations: Map<number, Destination>;
   /** Notes on single CPUs for the timeline, such as "hypercall mmu_update is retried". */
   readonly notes: Map<number, string[]>;
+}
+
+export interface Destination {
+  readonly rip: bigint;
+  readonly rsp: bigint;
+  /** What the code there expects in this register; 0 when absent. */
+  readonly rbx?: bigint;
 }
 
 export interface Step {

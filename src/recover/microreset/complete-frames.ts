@@ -190,7 +190,8 @@ function resumeAtStgi(context: StepContext, cpu: CpuState, exit: 'pending' | 'ha
   const reason = `${cpu.current.name}: as its VMCB has it`;
   for (const name of ['rip', 'rsp', 'rflags', 'rax'] as const) plan.set(frame, name, vmcb.u64(name), reason);
   if (exit === 'handled') plan.set(vmcb, 'exitcode', VMEXIT_INTR, `${cpu.current.name}: its last exit was handled`);
-  context.destinations.set(cpu.cpu, { rip: facts.svm!.stgi, rsp: cpu.stack.guestFrame });
+  // The loop around VMRUN keeps the vCPU in rbx.
+  context.destinations.set(cpu.cpu, { rip: facts.svm!.stgi, rsp: cpu.stack.guestFrame, rbx: cpu.current.address });
   plan.found(`CPU ${cpu.cpu}: ${cpu.current.name} stood ${exit === 'handled' ? 'before' : 'after'} VMRUN`);
   note(context, cpu.cpu, 'goes through STGI');
 }

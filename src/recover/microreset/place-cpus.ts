@@ -11,7 +11,7 @@
 
 import type { CpuState } from '../../xen/cpus.js';
 import type { Edit } from '../plan.js';
-import { note, type Step, type StepContext } from '../step.js';
+import { type Destination, note, type Step, type StepContext } from '../step.js';
 
 /** Room for the called functions below the first frame, in bytes; the primary stack has 8 KiB. */
 const STACK_FOR_CALLS = 3584n;
@@ -44,7 +44,7 @@ function place(context: StepContext, state: CpuState): void {
   const stride = frameLength + 8n;
   // The tail functions expect to have been called: one slot under the guest frame for the return address.
   const usual = { rip: destinationOf(context, state), rsp: stack.guestFrame - 8n };
-  const destination = context.destinations.get(cpu) ?? usual;
+  const destination: Destination = context.destinations.get(cpu) ?? usual;
   const first = destination.rsp - frameLength - BigInt(calls.length) * stride;
   const lowest = stack.end - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'));
   if (first - lowest < STACK_FOR_CALLS) {
@@ -54,12 +54,12 @@ function place(context: StepContext, state: CpuState): void {
   let frame = first;
   for (const call of calls) {
     const returnSlot = frame + frameLength;
-    const registers = new Map(call.arguments.map((value, n) => [ARGUMENT_REGISTERS[n]!, value]));
+    const registers = new Map<string, bigint>(call.arguments.map((value, n) => [ARGUMENT_REGISTERS[n]!, value]));
     writeFrame(frame, xen.symbol(call.function), returnSlot, registers, call.reason);
     plan.write(returnSlot, 8, exit, call.reason);
     frame = returnSlot + 8n;
   }
-  writeFrame(frame, destination.rip, destination.rsp, new Map(), reason);
+  writeFrame(frame, destination.rip, destination.rsp, new Map([['rbx', destination.rbx ?? 0n]]), reason);
   plan.setRegisters(
     cpu,
     { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(state) },
@@ -67,13 +67,7 @@ function place(context: StepContext, state: CpuState): void {
   );
   note(context, cpu, `goes on in ${xen.profile.describe(destination.rip)}`);
 
-  function writeFrame(
-    at: bigint,
-    rip: bigint,
-    rsp: bigint,
-    registers: ReadonlyMap<(typeof ARGUMENT_REGISTERS)[number], bigint>,
-    why: string,
-  ): void {
+  function writeFrame(at: bigint, rip: bigint, rsp: bigint, registers: ReadonlyMap<string, bigint>, why: string): void {
     const bytes = new Uint8Array(Number(frameLength));
     const view = new DataView(bytes.buffer);
     const put = (field: string, value: bigint): void => {
