@@ -51,6 +51,8 @@ export class Guard {
   readonly #options: GuardOptions;
   readonly #watch = new HangWatch(DEFAULT_LIMITS);
   readonly #words: ProgressWords[];
+  /** When the last failures were seen, oldest first. */
+  readonly #recent: number[] = [];
   #failures = 0;
   #stopped: boolean = false;
 
@@ -97,6 +99,7 @@ export class Guard {
       if (failure === undefined) continue;
       this.#failures++;
       this.#options.onEvent?.({ kind: 'failure', failure });
+      if (this.#isStorm(failure)) return undefined;
       return this.#recover(failure);
     }
     return undefined;
@@ -108,6 +111,21 @@ export class Guard {
       const recovery = await this.nextRecovery();
       if (recovery?.result === 'refused') return;
     }
+  }
+
+  /**
+   * Whether failures follow each other so closely that the box gets nothing done in between: recovery does not help any
+   * more. The machine is left frozen then.
+   */
+  #isStorm(failure: Failure): boolean {
+    this.#recent.push(failure.detectedAtMs);
+    if (this.#recent.length < STORM.failures) return false;
+    const first = this.#recent.shift()!;
+    if (failure.detectedAtMs - first > STORM.withinMs) return false;
+    const why = `${STORM.failures} failures within ${STORM.withinMs} ms: recovery does not help`;
+    this.#options.onEvent?.({ kind: 'not-recovered', failure, why });
+    this.#stopped = true;
+    return true;
   }
 
   /** Ends `run` and `nextRecovery` at their next look. */
@@ -267,6 +285,9 @@ export class Guard {
 /** How many rehearsals it takes until the plan's duration has settled (bench/recovery-latency). */
 const WARM_UPS = 40;
 const WARM_UP_PAUSE_MS = 5;
+
+/** So many failures in so short a time that the guests cannot have run much in between. */
+const STORM = { failures: 8, withinMs: 2000 } as const;
 
 const NEVER_RAN = { ranMs: 0, waitedMs: 0 };
 

@@ -4,6 +4,7 @@ import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import type { PhaseTimes, Recovery } from '../recover/outcome.js';
 import type { View } from '../x86/view.js';
 import { commit } from './commit.js';
+import { settle } from './settle.js';
 import type { Target } from './target.js';
 
 export interface RecoverOptions {
@@ -28,9 +29,11 @@ export async function recover(
   options: RecoverOptions,
 ): Promise<Recovery> {
   const { machine, facts } = target;
-  const captureMs = performance.now() - failure.detectedAtMs;
+  const settleStart = performance.now();
+  const captureMs = settleStart - failure.detectedAtMs;
+  const settled = await settle(target, view, failure);
   const planStart = performance.now();
-  const xen = target.at(options.watch?.(view) ?? view);
+  const xen = target.at(options.watch?.(settled) ?? settled);
   const plan = makePlan(options.mechanism, xen, facts, {
     now: () => performance.now(),
     ...(options.without === undefined ? {} : { without: options.without }),
@@ -38,7 +41,7 @@ export async function recover(
   const checkMs = plan.steps.find((step) => step.name === 'audit')?.durationMs ?? 0;
   const commitStart = performance.now();
   const planMs = commitStart - planStart - checkMs;
-  const phases = { captureMs, settleMs: 0, planMs, checkMs };
+  const phases = { captureMs, settleMs: planStart - settleStart, planMs, checkMs };
   if (plan.problems.length > 0 && options.commitUnchecked !== true) {
     return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
   }

@@ -19,6 +19,9 @@ export interface StepContext {
   readonly notes: Map<number, string[]>;
 }
 
+/** `TF_kernel_mode` in `vcpu.arch.flags`: a PV vCPU runs its kernel (Xen: asm-x86/domain.h). */
+export const TF_KERNEL_MODE = 1;
+
 export interface Destination {
   readonly rip: bigint;
   readonly rsp: bigint;

@@ -24,6 +24,8 @@ export interface EntryFacts {
   readonly hypercallReturns: ReadonlySet<bigint>;
   /** Return addresses of calls made while a system call is forwarded from a guest's process to its kernel. */
   readonly forwardReturns: ReadonlySet<bigint>;
+  /** Return addresses of calls of `create_bounce_frame`, with what is being delivered to the PV guest. */
+  readonly bounceReturns: ReadonlyMap<bigint, 'event' | 'exception' | 'syscall'>;
   /** Return addresses of calls that entry code makes with a register frame right above the slot. */
   readonly frameReturns: ReadonlyMap<bigint, string>;
   readonly svm: SvmEntry | undefined;
@@ -75,9 +77,31 @@ export function readEntryFacts(xen: Xen): EntryFacts {
   return {
     hypercallReturns,
     forwardReturns,
+    bounceReturns: bounceReturns(xen),
     frameReturns,
     svm: xen.profile.hasSymbol('svm_asm_do_resume') ? svmEntry(xen) : undefined,
   };
+}
+
+/** Labels of the exit path that deliver something, in the order of the text (x86_64/entry.S). */
+const DELIVERIES = [
+  ['switch_to_kernel', 'syscall'],
+  ['test_guest_events', 'event'],
+  ['process_softirqs', 'exception'],
+  ['process_mce', 'exception'],
+  ['process_nmi', 'exception'],
+  ['process_trap', 'exception'],
+  ['int80_direct_trap', 'exception'],
+] as const;
+
+function bounceReturns(xen: Xen): Map<bigint, 'event' | 'exception' | 'syscall'> {
+  const bounce = xen.symbol('create_bounce_frame');
+  const returns = new Map<bigint, 'event' | 'exception' | 'syscall'>();
+  for (const [name, kind] of DELIVERIES) {
+    if (!xen.profile.hasSymbol(name)) continue;
+    for (const call of callsIn(xen, name)) if (call.target === bounce) returns.set(call.next, kind);
+  }
+  return returns;
 }
 
 /** Bytes of a function from its symbol to the next one. */

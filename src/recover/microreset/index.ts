@@ -4,6 +4,7 @@
  * runs where is settled before wake-ups are planned, and CPUs are placed last, when all their calls are known.
  */
 import type { Mechanism } from '../mechanism.js';
+import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { inServiceVectors } from './in-service.js';
@@ -22,6 +23,7 @@ export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
     completeFrames,
+    bounceFrames,
     retryHypercalls,
     perCpuState,
     staticLocksStep,

@@ -7,10 +7,8 @@
  */
 import type { CpuState } from '../../xen/cpus.js';
 import { hypercallProgress } from '../../xen/hypercalls.js';
-import { note, type Step, type StepContext } from '../step.js';
+import { note, type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
 
-/** `TF_kernel_mode` in `vcpu.arch.flags`: a PV vCPU runs its kernel (Xen: asm-x86/domain.h). */
-const TF_KERNEL_MODE = 1;
 /** Length of SYSCALL. */
 const SYSCALL_LENGTH = 2n;
 

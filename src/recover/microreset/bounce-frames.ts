@@ -1,0 +1,50 @@
+/**
+ * A PV guest's event, exception or system call is delivered by `create_bounce_frame` (Xen 4.17, x86_64/entry.S), which
+ * builds a frame on the guest's kernel stack and then rewrites the frame on Xen's. Dropped half way it leaves traces that
+ * a second delivery, which Xen makes by itself when the CPU goes on, would build upon:
+ * - the privilege level in the frame's cs is cleared for a while: a return to it would be one to Xen;
+ * - the guest's event mask is set before the frame says what it was;
+ * - a process's page tables were exchanged for its kernel's while the frame is still the process's.
+ *
+ * CPUs that did not fail are run to the end of it before anything is planned (`guard/settle.ts`). This step is for the one
+ * that failed there.
+ */
+import type { CpuState } from '../../xen/cpus.js';
+import { type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
+
+const RING_3 = 3;
+/** PV kernels live in the upper half of the address space, their processes in the lower. */
+const USER_END = 1n << 47n;
+
+export const bounceFrames: Step = {
+  name: 'bounce-frames',
+  removes: 'traces of a delivery to a PV guest that was dropped half way',
+  source: 'ours; Xen 4.17 x86_64/entry.S',
+  run(context) {
+    for (const cpu of context.abandoned) if (cpu.current.domain.kind === 'pv') repair(context, cpu);
+  },
+};
+
+function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
+  const { current, stack } = cpu;
+  const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  const cs = frame.num('cs');
+  if ((cs & RING_3) === 0 && cs !== 0) {
+    plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
+    plan.found(`${current.name}: privilege level in its frame restored`);
+  }
+  const sp = cpu.traps.at(-1)?.rsp ?? cpu.registers.rsp;
+  const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));
+  if (sp >= stack.guestFrame || delivery === undefined) return;
+  const fromUser = frame.u64('rip') < USER_END;
+  if (fromUser && delivery !== 'syscall' && (current.object.num('arch.flags') & TF_KERNEL_MODE) !== 0) {
+    plan.call(cpu.cpu, 'toggle_guest_mode', [current.address], `${current.name} goes back to its process`);
+    plan.found(`${current.name}: was between its process and its kernel`);
+  }
+  // An event is delivered only while the mask is clear, and a process runs with it clear.
+  if (delivery !== 'event' && !fromUser) return;
+  const info = xen.object('vcpu_info', current.object.u64('vcpu_info'));
+  if (plan.set(info, 'evtchn_upcall_mask', 0, `${current.name} had not masked its events`)) {
+    plan.found(`${current.name}: its events were masked too early`);
+  }
+}
