@@ -7,14 +7,14 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['spec/**/*.test.ts', 'test/**/*.test.ts'],
-          exclude: ['spec/**/*.box.test.ts', 'test/**/*.box.test.ts'],
+          include: ['spec/**/*.test.ts'],
+          exclude: ['spec/**/*.box.test.ts'],
         },
       },
       {
         test: {
           name: 'box',
-          include: ['spec/**/*.box.test.ts', 'test/**/*.box.test.ts'],
+          include: ['spec/**/*.box.test.ts'],
           fileParallelism: false,
           maxWorkers: 1,
           testTimeout: 300_000,

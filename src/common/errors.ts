@@ -2,7 +2,7 @@
  * "We failed": every error of our own has a stable code, a message that says what to do, and an exit status.
  * "The target failed" is never one of these; it is data (see `src/detect/failure.ts`).
  *
- * `docs/reference/errors.md` documents each code; `test/common/errors.test.ts` checks that none is missing there.
+ * `docs/reference/errors.md` documents each code; `spec/common/errors.test.ts` checks that none is missing there.
  */
 
 /** Exit statuses of the CLI. 0: all held. 1: the target failed (the answer is "no"). From 2 on: we failed. */
