@@ -8,6 +8,11 @@ export function pageInfo(xen: Xen, frame: number): XenObject {
   return xen.object('page_info', frameTable(xen) + BigInt(frame * xen.sizeOf('page_info')));
 }
 
+/** The same for a machine frame number that a guest gave; `undefined` when there is no such frame. */
+export function translatePageFrame(xen: Xen, frame: bigint): XenObject | undefined {
+  return frame < BigInt(frameCount(xen)) ? pageInfo(xen, Number(frame)) : undefined;
+}
+
 export const frameTable = (xen: Xen): bigint => BigInt(xen.profile.constant('FRAMETABLE_VIRT_START'));
 
 /** Number of the last frame, plus one. */

@@ -1,11 +1,9 @@
 /** Hypercalls: their names, and how far the one in progress is. */
 
-import { PAGE_SIZE, physical } from '../x86/address.js';
-import { translate } from '../x86/paging.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
-import type { XenObject } from './object.js';
+import { guestBytes } from './guest-memory.js';
 import type { CpuStack, TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
 
@@ -93,16 +91,3 @@ function isEntering(xen: Xen, cpu: HypercallThread): boolean {
 
 /** Code between a SYSCALL and the call of `pv_hypercall` or of the forwarding. */
 const ENTRIES: ReadonlySet<string> = new Set(['lstar_enter', 'cstar_enter', 'switch_to_kernel']);
-
-/** Bytes of a PV guest's memory through the page tables it runs on; `undefined` where they are not mapped. */
-export function guestBytes(xen: Xen, vcpu: XenObject, address: bigint, length: number): Uint8Array | undefined {
-  const root = physical(vcpu.u64('arch.cr3') & 0x000f_ffff_ffff_f000n);
-  const out = new Uint8Array(length);
-  for (let i = 0; i < length; i++) {
-    const found = translate(xen.view, root, BigInt.asUintN(64, address + BigInt(i)));
-    const page = found === undefined ? undefined : xen.view.page(Math.floor(found.physical / PAGE_SIZE));
-    if (page === undefined) return undefined;
-    out[i] = page[found!.physical % PAGE_SIZE]!;
-  }
-  return out;
-}

@@ -4,6 +4,7 @@
  * runs where is settled before wake-ups are planned, and CPUs are placed last, when all their calls are known.
  */
 import type { Mechanism } from '../mechanism.js';
+import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
@@ -11,6 +12,7 @@ import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { pageFrames } from './page-frames.js';
+import { pageTables } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rendezvous } from './rendezvous.js';
@@ -24,11 +26,13 @@ export const microreset: Mechanism = {
   steps: [
     completeFrames,
     bounceFrames,
+    batchProgress,
     retryHypercalls,
     perCpuState,
     staticLocksStep,
     heapLocksStep,
     pageFrames,
+    pageTables,
     rendezvous,
     contextSwitch,
     scheduling,

@@ -32,6 +32,9 @@ function retry(context: StepContext, cpu: CpuState): void {
     const { name, number, started } = progress;
     plan.set(frame, 'rip', frame.u64('rip') - SYSCALL_LENGTH, `${vcpu} issues hypercall ${name} again`);
     plan.set(frame, 'rax', number, `${vcpu} asks for hypercall ${name} again`);
+    // `iret` goes back to a process: dropped after the exchange of page tables, it is not yet there.
+    const left = (cpu.current.object.num('arch.flags') & TF_KERNEL_MODE) === 0;
+    if (left) plan.call(cpu.cpu, 'toggle_guest_mode', [cpu.current.address], `${vcpu} goes back to its kernel`);
     plan.found(`${vcpu}: ${name} ${started ? 'was under way' : 'had not begun'}`);
     note(context, cpu.cpu, `hypercall ${name} is retried`);
   } else if (progress.state === 'forwarded-syscall') {
