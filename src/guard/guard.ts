@@ -231,6 +231,7 @@ export class Guard {
               recording = new RecordingView(base);
               return recording;
             },
+            planned: () => recording?.seal(),
           }),
     });
     this.#watch.reset();

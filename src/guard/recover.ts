@@ -15,6 +15,8 @@ export interface RecoverOptions {
   readonly commitUnchecked?: boolean;
   /** Wraps the view that the plan is made from, to keep what was read as a capsule. */
   readonly watch?: (view: View) => View;
+  /** Called when the plan is made, before anything is changed. */
+  readonly planned?: () => void;
 }
 
 /**
@@ -45,6 +47,7 @@ export async function recover(
   if (plan.problems.length > 0 && options.commitUnchecked !== true) {
     return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
   }
+  options.planned?.();
   await commit(machine, xen.memory, plan);
   const resumeStart = performance.now();
   await machine.resume();

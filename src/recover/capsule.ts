@@ -24,6 +24,7 @@ export class RecordingView implements View {
   readonly #base: View;
   /** As they were when first looked at: a plan never writes to a view, so that is how they were at the freeze. */
   readonly #pages = new Map<number, Uint8Array | undefined>();
+  #sealed: boolean = false;
 
   constructor(base: View) {
     this.#base = base;
@@ -53,7 +54,15 @@ export class RecordingView implements View {
   }
 
   glance(frame: number): Uint8Array | undefined {
-    return this.#base.glance(frame);
+    return this.#sealed ? this.#pages.get(frame) : this.#base.glance(frame);
+  }
+
+  /**
+   * The machine is about to run: from now on only what was recorded counts. A page that is read for the first time
+   * afterwards is one of Xen's own page tables or text, which do not change.
+   */
+  seal(): void {
+    this.#sealed = true;
   }
 
   /** Frame numbers read so far, ascending, without those that hold only zeros (a capsule gives zeros for them). */

@@ -4,7 +4,7 @@
  */
 import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
-import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
+import { isHeld, lockName } from '../xen/locks.js';
 import { runQueues } from '../xen/scheduler.js';
 import { heapDefect, timerQueue } from '../xen/timers.js';
 import type { Step, StepContext } from './step.js';
@@ -21,9 +21,8 @@ export const auditPlan: Step = {
   },
 };
 
-function auditLocks({ plan, xen, situation }: StepContext): void {
-  for (const lock of staticLocks(xen)) if (isHeld(xen, lock)) plan.problem(`${lockName(lock)} would still be held`);
-  for (const lock of heapLocks(xen, situation.domains)) {
+function auditLocks({ plan, xen, locks }: StepContext): void {
+  for (const lock of [...locks.static, ...locks.heap]) {
     if (isHeld(xen, lock)) plan.problem(`${lockName(lock)} would still be held`);
   }
 }

@@ -2,6 +2,7 @@
 import { type CpuState, readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
+import { heapLocks, staticLocks } from '../xen/locks.js';
 import type { Xen } from '../xen/xen.js';
 import { PlanBuilder } from './builder.js';
 import { auditPlan } from './check.js';
@@ -30,6 +31,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     facts,
     situation,
     abandoned: situation.cpus.filter((cpu) => cpu.where === 'xen'),
+    locks: { static: [...staticLocks(xen)], heap: [...heapLocks(xen, situation.domains)] },
     destinations: new Map(),
     notes: new Map(),
   };

@@ -1,6 +1,7 @@
 /** What a step of a recovery mechanism is. */
 import type { CpuState, Situation } from '../xen/cpus.js';
 import type { EntryFacts } from '../xen/entry.js';
+import type { LockInstance } from '../xen/locks.js';
 import type { Xen } from '../xen/xen.js';
 import type { PlanBuilder } from './builder.js';
 
@@ -13,6 +14,8 @@ export interface StepContext {
   readonly situation: Situation;
   /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
   readonly abandoned: readonly CpuState[];
+  /** Every lock of this Xen, walked once: no step of a plan creates or moves one. */
+  readonly locks: { readonly static: readonly LockInstance[]; readonly heap: readonly LockInstance[] };
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
   readonly destinations: Map<number, Destination>;
   /** Notes on single CPUs for the timeline, such as "hypercall mmu_update is retried". */

@@ -21,6 +21,8 @@ export class XenMemory {
   readonly root: PhysicalAddress;
   readonly #lasting: Map<number, number>;
   readonly #ofThisView = new Map<number, number>();
+  /** Where the direct map begins, when it maps frame n at page n; `undefined` where it is compressed. */
+  #directMap: bigint | undefined;
   #lastPage = -1;
   #lastFrame = -1;
 
@@ -32,7 +34,14 @@ export class XenMemory {
 
   /** The same address space seen through another view of the same machine, keeping the lasting translations. */
   through(view: View): XenMemory {
-    return new XenMemory(view, this.root, this.#lasting);
+    const memory = new XenMemory(view, this.root, this.#lasting);
+    memory.#directMap = this.#directMap;
+    return memory;
+  }
+
+  /** Most of what Xen has lies in its direct map: told where that begins, reads there need no page walk. */
+  useDirectMap(start: bigint): void {
+    this.#directMap = start;
   }
 
   /** Whether `address` is mapped to RAM. */
@@ -127,6 +136,11 @@ export class XenMemory {
     // Page numbers have 52 bits: exact as a number, which is far cheaper as a key than a bigint.
     const virtualPage = Number((address & U64) >> BigInt(PAGE_SHIFT));
     if (virtualPage === this.#lastPage) return this.#lastFrame;
+    if (this.#directMap !== undefined && address >= this.#directMap) {
+      this.#lastPage = virtualPage;
+      this.#lastFrame = Number((address - this.#directMap) >> BigInt(PAGE_SHIFT));
+      return this.#lastFrame;
+    }
     const known = virtualPage >= FIRST_LASTING_PAGE ? this.#lasting : this.#ofThisView;
     let frame = known.get(virtualPage);
     if (frame === undefined) {

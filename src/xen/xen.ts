@@ -17,7 +17,11 @@ export class Xen {
   }
 
   static at(profile: Profile, view: View, root: PhysicalAddress): Xen {
-    return new Xen(profile, new XenMemory(view, root));
+    const memory = new XenMemory(view, root);
+    // Xen leaves out unused address bits from the direct map on machines with large holes (common/pdx.c).
+    const compressed = memory.u32(profile.symbol('pfn_pdx_hole_shift')) !== 0;
+    if (!compressed) memory.useDirectMap(BigInt(profile.constant('DIRECTMAP_VIRT_START')));
+    return new Xen(profile, memory);
   }
 
   get view(): View {

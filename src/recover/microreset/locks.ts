@@ -5,7 +5,7 @@
  * A recovery that drops only one CPU's thread could not do this; microreset can, since it drops all.
  */
 import { allVcpus } from '../../xen/domains.js';
-import { heapLocks, isHeld, type LockInstance, lockName, staticLocks, UNRECURSED } from '../../xen/locks.js';
+import { isHeld, type LockInstance, lockName, UNRECURSED } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import { sitesOf } from '../../xen/sites.js';
 import type { Step, StepContext } from '../step.js';
@@ -15,7 +15,7 @@ export const staticLocksStep: Step = {
   removes: 'locks in static and per-CPU data that abandoned threads held or waited for',
   source: 'Zhou and Tamir, DSN 2018: unlock static locks',
   run(context) {
-    for (const lock of staticLocks(context.xen)) release(context, lock);
+    for (const lock of context.locks.static) release(context, lock);
   },
 };
 
@@ -24,7 +24,7 @@ export const heapLocksStep: Step = {
   removes: 'locks in heap objects (domains, vCPUs, grant tables, event channels, run queues) still held',
   source: 'Le and Tamir, VEE 2011: release heap locks',
   run(context) {
-    for (const lock of heapLocks(context.xen, context.situation.domains)) release(context, lock);
+    for (const lock of context.locks.heap) release(context, lock);
     releaseMmLocks(context);
   },
 };
