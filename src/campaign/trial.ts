@@ -64,6 +64,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     onEvent: (event) => seen.note(event),
     ...(capsuleDir === undefined ? {} : { capsuleDir }),
   });
+  await guard.warm;
   told('breaking the hypervisor');
   const point = await injectFailstop(target, random, options.failstop ?? DEFAULT_FAILSTOP);
   signal.throwIfAborted();

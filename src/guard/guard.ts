@@ -53,6 +53,8 @@ export class Guard {
   readonly #words: ProgressWords[];
   /** When the last failures were seen, oldest first. */
   readonly #recent: number[] = [];
+  #rehearsals: Promise<void> = Promise.resolve();
+  #recovering: boolean = false;
   #failures = 0;
   #stopped: boolean = false;
 
@@ -75,6 +77,11 @@ export class Guard {
       cpus: target.machine.cpuCount,
     });
     return guard;
+  }
+
+  /** Settles when the recovery path is warm: a recovery before that works as well and takes several times as long. */
+  get warm(): Promise<void> {
+    return this.#rehearsals;
   }
 
   /** Failures seen so far. */
@@ -100,7 +107,12 @@ export class Guard {
       this.#failures++;
       this.#options.onEvent?.({ kind: 'failure', failure });
       if (this.#isStorm(failure)) return undefined;
-      return this.#recover(failure);
+      this.#recovering = true;
+      try {
+        return await this.#recover(failure);
+      } finally {
+        this.#recovering = false;
+      }
     }
     return undefined;
   }
@@ -136,7 +148,12 @@ export class Guard {
   /** One look: a stop of the machine within `ms`, or a CPU that hangs. */
   async #look(ms: number): Promise<Failure | undefined> {
     const stop = await this.#stopWithin(ms);
-    if (stop !== undefined) return this.#onStop(stop);
+    if (stop !== undefined) {
+      this.#recovering = true;
+      const failure = await this.#onStop(stop);
+      this.#recovering = failure !== undefined;
+      return failure;
+    }
     if (this.#options.hangs === 'ignore') return undefined;
     const suspects = this.#watch.observe(this.#samples(), performance.now());
     const first = suspects[0];
@@ -260,7 +277,8 @@ export class Guard {
 
   /**
    * Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. The first is
-   * made of the frozen box, which records the pages it needs; the others are made of that recording while the box runs.
+   * made of the frozen box, which records the pages it needs; the others are made of that recording, a few milliseconds
+   * at a time, while the box runs and no recovery is under way.
    */
   async #warmUp(): Promise<void> {
     const recording = new RecordingView(await this.#target.machine.capture());
@@ -269,23 +287,25 @@ export class Guard {
       makePlan(mechanism, this.#target.at(recording), this.#target.facts);
     };
     rehearse();
-    let left = WARM_UPS;
-    const next = (): void => {
-      if (this.#stopped || left-- <= 0) return;
+    this.#rehearsals = this.#rehearse(rehearse);
+  }
+
+  async #rehearse(rehearse: () => void): Promise<void> {
+    for (let n = 0; n < WARM_UPS && !this.#stopped; n++) {
+      await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
+      if (this.#recovering) continue;
       try {
         rehearse();
       } catch {
         // A page that was not recorded is read from the running box and may be inconsistent: a rehearsal is no test.
       }
-      setTimeout(next, WARM_UP_PAUSE_MS).unref();
-    };
-    next();
+    }
   }
 }
 
 /** How many rehearsals it takes until the plan's duration has settled (bench/recovery-latency). */
 const WARM_UPS = 40;
-const WARM_UP_PAUSE_MS = 5;
+const WARM_UP_PAUSE_MS = 2;
 
 /** So many failures in so short a time that the guests cannot have run much in between. */
 const STORM = { failures: 8, withinMs: 2000 } as const;
