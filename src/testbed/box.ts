@@ -39,7 +39,7 @@ const POLL_MS = 200;
 /** A scan of all RAM takes the booting machine some tens of milliseconds of a CPU. */
 const SCAN_EVERY_MS = 1000;
 /** Steps of work that each VM has done when the box counts as up: past everything that only happens at boot. */
-const UP_STEPS = 8;
+const UP_STEPS = 5;
 const SAFE_MOMENT_LIMIT_MS = 60_000;
 /**
  * Virtual addresses that are Xen's (4.17, xen/arch/x86/include/asm/config.h): the first CPU's interrupt table is in Xen's
@@ -130,7 +130,7 @@ export class Box {
     const { name } = SPARE;
     const begin = performance.now();
     try {
-      const answer = await this.dom0.run(`xl create -q /etc/ninelives/spare/${name}.cfg`, limitMs);
+      const answer = await this.dom0.run(`xl create -q -e /etc/ninelives/spare/${name}.cfg`, limitMs);
       if (answer.status !== 0)
         return { kind: 'failed', name, reason: `xl create: ${answer.output.trim() || `status ${answer.status}`}` };
     } catch (error) {

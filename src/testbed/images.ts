@@ -13,10 +13,14 @@ import { unpackKernel } from './kernel.js';
 import type { PackageSet } from './packages.js';
 import { guestFolder, ownVersion } from './paths.js';
 import { type BoxSpec, type GuestSpec, SPARE } from './spec.js';
+import { unikernel } from './unikernel/program.js';
 import { workBlock } from './work-block.js';
 
 /** Steps of work between two lines on a VM's console. */
 const CONSOLE_EVERY = 50;
+
+/** Rest of the new VM between two steps, in milliseconds. */
+const SPARE_REST_MS = 50;
 
 /** In the order in which they can be loaded. */
 const MODULES = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xen-privcmd', 'xenfs'] as const;
@@ -90,10 +94,13 @@ function hashOf(packages: PackageSet, spec: BoxSpec, scripts: Scripts): string {
   const versions = Object.entries(packages.versions).sort();
   const { guests, pinning, cpus } = spec;
   const texts = SCRIPTS.map((name) => scripts[name].toString('latin1'));
-  const constants = [GUEST_KERNEL, CONSOLE_EVERY, MODULES, XEN_PROGRAMS, SPARE, workBlock()];
+  const constants = [GUEST_KERNEL, CONSOLE_EVERY, MODULES, XEN_PROGRAMS, SPARE, workBlock(), spareKernel('')];
   hash.update(JSON.stringify([ownVersion(), versions, guests, pinning, cpus, texts, constants]));
   return hash.digest('hex');
 }
+
+const spareKernel = (magic: string): string =>
+  unikernel({ name: SPARE.name, magic: magic.padEnd(32, '-'), restMs: SPARE_REST_MS }).toString('latin1');
 
 /** A file appears complete or not at all. */
 function place(path: string, data: Uint8Array): void {
@@ -150,8 +157,9 @@ function dom0Image(
     }),
     { kind: 'file', path: 'boot/linux', data: kernel },
     { kind: 'file', path: 'boot/guest.cpio', data: guest },
+    { kind: 'file', path: 'boot/unikernel', data: Buffer.from(spareKernel(magic), 'latin1') },
     ...spec.guests.map((vm, i) => text(`etc/ninelives/vms/${vm.name}.cfg`, guestConfig(vm, cpuOf(spec, i)))),
-    text(`etc/ninelives/spare/${SPARE.name}.cfg`, guestConfig(SPARE, undefined)),
+    text(`etc/ninelives/spare/${SPARE.name}.cfg`, vmConfig(SPARE, ['kernel="/boot/unikernel"'])),
   ]);
 }
 
@@ -181,23 +189,30 @@ function cpuOf(spec: BoxSpec, guest: number): number | undefined {
   return spec.pinning === 'none' ? undefined : (2 + guest) % spec.cpus;
 }
 
-/** A guest's configuration for xl. Text in xl's own format (xl.cfg(5)). */
+/** The configuration for xl of a guest that runs Linux. */
 export function guestConfig(guest: GuestSpec, cpu: number | undefined): string {
-  const lines = [
-    `name="${guest.name}"`,
-    `type="${guest.kind}"`,
+  return vmConfig(guest, [
     'kernel="/boot/linux"',
     'ramdisk="/boot/guest.cpio"',
-    `memory=${guest.memoryMiB}`,
+    `cmdline="${GUEST_KERNEL} ninelives.name=${guest.name} ninelives.kind=${guest.kind}"`,
+    ...(cpu === undefined ? [] : [`cpus="${cpu}"`]),
+  ]);
+}
+
+/** Text in xl's own format (xl.cfg(5)). */
+function vmConfig({ name, kind, memoryMiB }: GuestSpec, more: readonly string[]): string {
+  const lines = [
+    `name="${name}"`,
+    `type="${kind}"`,
+    `memory=${memoryMiB}`,
     'vcpus=1',
     // Xen takes an emulated CPU's clock for an unreliable one and would trap each RDTSC, some 100 for each process made.
     'tsc_mode="native"',
-    `cmdline="${GUEST_KERNEL} ninelives.name=${guest.name} ninelives.kind=${guest.kind}"`,
     // A guest that dies stays as it is, for inspection.
     'on_crash="preserve"',
     'on_reboot="preserve"',
     'on_poweroff="preserve"',
-    ...(cpu === undefined ? [] : [`cpus="${cpu}"`]),
+    ...more,
   ];
   return `${lines.join('\n')}\n`;
 }

@@ -1,5 +1,6 @@
 /**
- * Who is alive: the reports that each VM writes into a page of its own memory (`guest/work.sh`), read from outside.
+ * Who is alive: the reports that each VM writes into a page of its own memory (`guest/work.sh`, `unikernel/program.ts`), read
+ * from outside.
  *
  * Neither Xen nor dom0 has a part in it, so it tells the truth however broken they are. A report page is found once, by a scan of
  * all RAM for the box's magic at the start of a page, and after that costs a memory read. A guest's kernel may move the
@@ -25,10 +26,12 @@ export interface VmReport {
   readonly errors: number;
   /** Name of the last check that failed, or "-". */
   readonly note: string;
+  /** Which chain `digest` belongs to: that of `guest/work.sh`, or the unikernel's. */
+  readonly work: 'files' | 'mix';
 }
 
 const LINE =
-  /^([0-9A-Za-z]{32}) ([a-z][a-z0-9]*) (dom0|pv|pvh) n=(\d+) digest=([0-9a-f]{64}) errors=(\d+) note=(\S+) end=(\d+)$/;
+  /^([0-9A-Za-z]{32}) ([a-z][a-z0-9]*) (dom0|pv|pvh) n=(\d+) digest=([0-9a-f]{64}) errors=(\d+) note=([^\s.]+)\.*( work=mix)? end=(\d+)$/;
 /** A report is shorter than this. */
 const LINE_LIMIT = 256;
 
@@ -39,9 +42,10 @@ export function parseReport(page: Uint8Array, magic: string): VmReport | undefin
   const end = text.indexOf('\n');
   if (end < 0) return undefined;
   const match = LINE.exec(text.slice(0, end));
-  if (!match || match[1] !== magic || match[4] !== match[8]) return undefined;
-  const [, , name = '', kind = '', n = '', digest = '', errors = '', note = ''] = match;
-  return { name, kind: kind as VmKind, n: Number(n), digest, errors: Number(errors), note };
+  if (!match || match[1] !== magic || match[4] !== match[9]) return undefined;
+  const [, , name = '', kind = '', n = '', digest = '', errors = '', note = '', mix] = match;
+  const work = mix === undefined ? 'files' : 'mix';
+  return { name, kind: kind as VmKind, n: Number(n), digest, errors: Number(errors), note, work };
 }
 
 /** Frame numbers of all pages that begin with the magic, ascending. Under 0.1 s for 2 GiB. */

@@ -45,8 +45,11 @@ export const DEFAULT_BOX: BoxSpec = {
 
 /** PrivVM's. */
 export const DOM0 = { vcpus: 2, memoryMiB: 512 } as const;
-/** Prepared but not created at boot: the "new VM" that a recovered hypervisor must still be able to create. */
-export const SPARE: GuestSpec = { name: 'new1', kind: 'pv', memoryMiB: 128 };
+/**
+ * Prepared but not created at boot: the "new VM" that a recovered hypervisor must still be able to create. A unikernel
+ * (`unikernel/program.ts`), of the least memory that xl gives.
+ */
+export const SPARE: GuestSpec = { name: 'new1', kind: 'pv', memoryMiB: 4 };
 /** What Xen and the boot modules take beside the VMs. */
 const XEN_MIB = 256;
 

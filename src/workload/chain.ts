@@ -1,8 +1,10 @@
 /**
- * The checksum chain of a VM's work, computed by ourselves. What it has to equal is written by `guest/work.sh`:
- * digest 0 is the sha256 of "seed NAME\n", digest n the sha256 of "DIGEST(n-1) n\nBLOCK\n".
+ * The checksum chain of a VM's work, computed by ourselves. Digest 0 is the sha256 of "seed NAME\n". What follows is, for
+ * `guest/work.sh`, the sha256 of "DIGEST(n-1) n\nBLOCK\n", and for the unikernel the function in its `mix.ts`.
  */
 import { createHash } from 'node:crypto';
+import type { VmReport } from '../testbed/reports.js';
+import { mixNext } from '../testbed/unikernel/mix.js';
 import { workBlock } from '../testbed/work-block.js';
 
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -15,12 +17,15 @@ export interface ChainPoint {
 
 export const chainStart = (name: string): ChainPoint => ({ n: 0, digest: sha256(`seed ${name}\n`) });
 
-export const chainNext = ({ n, digest }: ChainPoint): ChainPoint => ({
-  n: n + 1,
-  digest: sha256(`${digest} ${n + 1}\n${workBlock()}\n`),
-});
+export type Work = VmReport['work'];
 
-/** Points kept per VM, so that a box which is set back to its snapshot does not cost the way from the seed again. */
+export function chainNext({ n, digest }: ChainPoint, work: Work = 'files'): ChainPoint {
+  const next = n + 1;
+  const text = work === 'mix' ? mixNext(digest, next) : sha256(`${digest} ${next}\n${workBlock()}\n`);
+  return { n: next, digest: text };
+}
+
+/** Points kept per chain, so that a box which is set back to its snapshot does not cost the way from the seed again. */
 const EVERY = 256;
 
 /**
@@ -28,26 +33,40 @@ const EVERY = 256;
  * steps for one it has passed.
  */
 export class ChainOracle {
-  readonly #marks = new Map<string, ChainPoint[]>();
-  readonly #last = new Map<string, ChainPoint>();
+  readonly #chains = new Map<string, Chain>();
 
-  /** The digest that VM `name` must have after step `n`. */
-  digest(name: string, n: number): string {
-    let point = this.#nearest(name, n);
-    const marks = this.#marks.get(name) ?? [chainStart(name)];
-    this.#marks.set(name, marks);
+  /** The digest that VM `name` must have after step `n` of its work. */
+  digest(name: string, n: number, work: Work = 'files'): string {
+    const key = `${work} ${name}`;
+    const chain = this.#chains.get(key) ?? new Chain(name, work);
+    this.#chains.set(key, chain);
+    return chain.digest(n);
+  }
+}
+
+class Chain {
+  readonly #work: Work;
+  readonly #marks: ChainPoint[];
+  #last: ChainPoint;
+
+  constructor(name: string, work: Work) {
+    this.#work = work;
+    this.#last = chainStart(name);
+    this.#marks = [this.#last];
+  }
+
+  digest(n: number): string {
+    let point = this.#nearest(n);
     while (point.n < n) {
-      point = chainNext(point);
-      if (point.n === marks.length * EVERY) marks.push(point);
+      point = chainNext(point, this.#work);
+      if (point.n === this.#marks.length * EVERY) this.#marks.push(point);
     }
-    this.#last.set(name, point);
+    this.#last = point;
     return point.digest;
   }
 
-  #nearest(name: string, n: number): ChainPoint {
-    const marks = this.#marks.get(name) ?? [chainStart(name)];
-    const mark = marks[Math.min(marks.length - 1, Math.floor(n / EVERY))] ?? chainStart(name);
-    const last = this.#last.get(name);
-    return last && last.n <= n && last.n > mark.n ? last : mark;
+  #nearest(n: number): ChainPoint {
+    const mark = this.#marks[Math.min(this.#marks.length - 1, Math.floor(n / EVERY))]!;
+    return this.#last.n <= n && this.#last.n > mark.n ? this.#last : mark;
   }
 }

@@ -72,7 +72,7 @@ function damageIn(name: string, reports: readonly VmReport[], oracle: ChainOracl
     if (report.n < previous.n) return `its work went back from step ${previous.n} to ${report.n}`;
     if (report.errors > 0)
       return `its own check "${report.note}" failed (${report.errors} failures by step ${report.n})`;
-    if (report.digest !== oracle.digest(name, report.n)) return `its digest at step ${report.n} is wrong`;
+    if (report.digest !== oracle.digest(name, report.n, report.work)) return `its digest at step ${report.n} is wrong`;
     previous = report;
   }
   return undefined;

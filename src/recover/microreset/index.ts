@@ -8,6 +8,7 @@ import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
+import { eventChannels } from './event-channels.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -29,6 +30,7 @@ export const microreset: Mechanism = {
     batchProgress,
     retryHypercalls,
     perCpuState,
+    eventChannels,
     staticLocksStep,
     heapLocksStep,
     pageFrames,
