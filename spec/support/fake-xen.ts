@@ -53,6 +53,7 @@ export class FakeXen implements View {
   readonly runQueue: bigint;
   readonly inService: number[][] = [[], []];
   readonly resources: readonly bigint[];
+  readonly #vcpus: FakeVcpu[] = [];
   readonly #registers: CpuRegisters[] = [emptyRegisters(), emptyRegisters()];
   readonly #root: number;
   readonly #perCpu: readonly bigint[];
@@ -171,10 +172,9 @@ export class FakeXen implements View {
   /** Has `cpu` run `vcpu`, in its guest (or halted, when it is the idle one), with all metadata in agreement. */
   run(cpu: number, vcpu: FakeVcpu): void {
     const idle = this.idle.includes(vcpu);
-    for (const other of [...this.idle, this.dom0, this.hvm]) {
-      if (other !== undefined && this.get('cpu_info', this.frame(cpu), 'current_vcpu') === other.address)
-        this.#stop(other);
-    }
+    const before = this.get('cpu_info', this.frame(cpu), 'current_vcpu');
+    const other = this.#vcpus.find(({ address }) => address === before);
+    if (other !== undefined) this.#stop(other);
     this.set('cpu_info', this.frame(cpu), 'current_vcpu', vcpu.address);
     this.put(this.perCpu('curr_vcpu', cpu), 8, vcpu.address);
     this.set('vcpu', vcpu.address, 'is_running', 1);
@@ -374,6 +374,7 @@ export class FakeXen implements View {
     this.set('domain', domain, 'max_vcpus', id + 1);
     this.#forgetHolders('vcpu', address);
     const vcpu = { address, unit, svc, domain };
+    this.#vcpus.push(vcpu);
     this.#stop(vcpu);
     return vcpu;
   }

@@ -1,0 +1,129 @@
+import fc from 'fast-check';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { timers as timersStep } from '../../../src/recover/microreset/timers.js';
+import { heapDefect, inactiveList, timerQueue } from '../../../src/xen/timers.js';
+import type { Xen } from '../../../src/xen/xen.js';
+import { FakeXen } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+let fake: FakeXen;
+let timers: bigint[];
+beforeEach(() => {
+  fake = new FakeXen();
+  timers = [100, 200, 150, 300, 250].map((expires) => fake.newTimer(0, expires));
+  fake.setHeap(0, timers);
+});
+
+const heap = (): bigint => timerQueue(fake.xen(), 0).heap;
+const onHeap = (xen: Xen, cpu = 0): bigint[] => [...timerQueue(xen, cpu).slots].sort((a, b) => (a < b ? -1 : 1));
+const queueAt = (): bigint => fake.perCpu('timers', 0);
+const inactiveLink = (timer: bigint): bigint => fake.fieldAt('timer', timer, 'inactive');
+
+describe('timers', () => {
+  it('leaves a queue in order alone', () => {
+    expect(planWith(fake, timersStep)).toMatchObject({ findings: [], writes: [] });
+  });
+
+  it('puts back the timer whose handler was cut off', () => {
+    const cut = fake.newTimer(0, 50);
+    fake.set('timers', queueAt(), 'running', cut);
+    fake.link(fake.fieldAt('timers', queueAt(), 'inactive'), [inactiveLink(cut)]);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual(['timer vcpu_singleshot_timer_fn was cut off in its handler']);
+    expect(timerQueue(after, 0).slots[0]).toBe(cut);
+    expect(heapDefect(after, timerQueue(after, 0))).toBeUndefined();
+    expect(inactiveList(after, timerQueue(after, 0))).toEqual({ nodes: [], broken: undefined });
+    expect(after.object('timers', queueAt()).u64('running')).toBe(0n);
+  });
+
+  it('does not set a timer again that its handler had set already', () => {
+    fake.set('timers', queueAt(), 'running', timers[1]!);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual([]);
+    expect(onHeap(after)).toEqual([...timers].sort((a, b) => (a < b ? -1 : 1)));
+    expect(after.object('timers', queueAt()).u64('running')).toBe(0n);
+  });
+
+  it('sets the time calibration again, which nobody else would', () => {
+    const calibration = fake.symbol('calibration_timer');
+    fake.set('timer', calibration, 'status', 1);
+    fake.set('timer', calibration, 'function', fake.symbol('vcpu_singleshot_timer_fn'));
+    fake.link(fake.fieldAt('timers', queueAt(), 'inactive'), [inactiveLink(calibration)]);
+    expect(onHeap(planWith(fake, timersStep).after)).toContain(calibration);
+  });
+
+  it('finds a vCPU’s timer that believes to be on the heap and is not', () => {
+    const lost = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
+    for (const [field, value] of Object.entries({ expires: 120, cpu: 0, status: 3, heap_offset: 3, function: 0x1n })) {
+      fake.set('timer', lost, field, value);
+    }
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual(['d0v0.singleshot_timer fell off the heap']);
+    expect(onHeap(after)).toContain(lost);
+  });
+
+  it('builds a broken list of inactive timers anew from those that say they are on it', () => {
+    const [a, b] = [fake.newTimer(0, 0), fake.fieldAt('vcpu', fake.dom0.address, 'poll_timer')];
+    for (const [field, value] of Object.entries({ cpu: 0, status: 1, function: 0x1n }))
+      fake.set('timer', b, field, value);
+    const head = fake.fieldAt('timers', queueAt(), 'inactive');
+    fake.link(head, [inactiveLink(a), inactiveLink(b)]);
+    fake.put(inactiveLink(a), 8, 0xbadn);
+    const { after } = planWith(fake, timersStep);
+    const list = inactiveList(after, timerQueue(after, 0));
+    expect(list.broken).toBeUndefined();
+    expect(list.nodes).toContain(inactiveLink(b));
+  });
+
+  /** What a dropped `add_to_heap`, `remove_from_heap`, `up_heap` or `down_heap` may leave, and worse. */
+  const damage = fc.oneof(
+    fc.record({ what: fc.constant('expires' as const), slot: fc.nat(4), value: fc.integer({ min: -1000, max: 1000 }) }),
+    fc.record({ what: fc.constant('offset' as const), slot: fc.nat(4), value: fc.nat(20) }),
+    fc.record({ what: fc.constant('swap' as const), slot: fc.nat(4), value: fc.nat(4) }),
+  );
+
+  it('makes of any heap in disorder an ordered one that holds the same timers', () => {
+    fc.assert(
+      fc.property(fc.array(damage, { minLength: 1, maxLength: 6 }), (damages) => {
+        for (const [n, timer] of timers.entries()) fake.set('timer', timer, 'expires', 100 * n);
+        fake.setHeap(0, timers);
+        for (const { what, slot, value } of damages) {
+          if (what === 'expires') fake.set('timer', timers[slot]!, 'expires', value);
+          else if (what === 'offset') fake.set('timer', timers[slot]!, 'heap_offset', value);
+          else {
+            const [a, b] = [slot, value].map((n) => heap() + BigInt(8 * (n + 1)));
+            const [inA, inB] = [a, b].map((at) => fake.xen().memory.u64(at!));
+            fake.put(a!, 8, inB!);
+            fake.put(b!, 8, inA!);
+          }
+        }
+        const { after } = planWith(fake, timersStep);
+        expect(heapDefect(after, timerQueue(after, 0))).toBeUndefined();
+        expect(onHeap(after)).toEqual([...timers].sort((a, b) => (a < b ? -1 : 1)));
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('drops from the heap what is no timer, and keeps every timer that can be told', () => {
+    const rubbish = fc.constantFrom(0n, 0x10n, 0xffff_ffff_ffff_ffffn);
+    fc.assert(
+      fc.property(fc.nat(4), rubbish, (slot, value) => {
+        fake.setHeap(0, timers);
+        fake.put(heap() + BigInt(8 * (slot + 1)), 8, value);
+        const { after } = planWith(fake, timersStep);
+        expect(heapDefect(after, timerQueue(after, 0))).toBeUndefined();
+        expect(onHeap(after)).toEqual(timers.filter((_, n) => n !== slot).sort((a, b) => (a < b ? -1 : 1)));
+      }),
+      { numRuns: 30 },
+    );
+  });
+
+  it('never writes beyond the heap, whatever size it claims', () => {
+    fake.put(heap(), 2, 0xffff);
+    const { after } = planWith(fake, timersStep);
+    const queue = timerQueue(after, 0);
+    expect(heapDefect(after, queue)).toBeUndefined();
+    expect(queue.size).toBeLessThanOrEqual(queue.limit);
+  });
+});
