@@ -11,7 +11,7 @@ const EXPECTED = [
 
 function vm(name: string, n: number, change: Partial<VmReport> = {}): VmReport {
   const kind: VmKind = name === 'dom0' ? 'dom0' : 'pv';
-  return { name, kind, n, digest: oracle.digest(name, n), errors: 0, note: '-', ...change };
+  return { name, kind, n, digest: oracle.digest(name, n), errors: 0, note: '-', work: 'files', ...change };
 }
 
 let clock = 0;

@@ -2,20 +2,20 @@
  * A box: one emulated machine with Xen, dom0 and AppVMs, all doing work. Made from Debian's packages, booted once, and from
  * then on restored from its snapshot in about a second.
  */
-import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
 import { type Progress, silent } from '../common/progress.js';
 import { Machine, type Restored } from '../machine/machine.js';
-import { consoleLogIn, consolePathIn, type MachineSpec } from '../machine/spec.js';
-import { privilegeLevel } from '../x86/registers.js';
+import { consolePathIn, type MachineSpec } from '../machine/spec.js';
 import { Dom0Agent } from './agent.js';
+import { awaitUp, CONSOLE, consoleText, freezeForSaving, runtimeDirOf, tail } from './boot.js';
 import { type BoxFiles, buildImages } from './images.js';
 import { fetchPackages, installPrograms } from './packages.js';
 import { cacheFolder } from './paths.js';
 import { ReportReader, type VmReport } from './reports.js';
 import { type BoxSpec, checkBoxSpec, DOM0, SPARE } from './spec.js';
+import { mixAfter } from './unikernel/mix.js';
 
 /** How a box is started; what it *is* stands in its spec. */
 export interface BoxOptions {
@@ -27,31 +27,14 @@ export interface BoxOptions {
   readonly runtimeDir?: string;
   /** Whether an existing snapshot may be used. Default `use`. */
   readonly snapshot?: 'use' | 'renew';
+  /** When it is aborted, the opening ends with its reason as soon as possible and leaves nothing behind. */
+  readonly signal?: AbortSignal;
 }
 
-const CONSOLE = 'xen';
 const AGENT = 'agent';
-/** An idle 2-core host needs less than a minute, one that is busy with other things several times that. */
-const BOOT_LIMIT_MS = 600_000;
-/** Without a word on the console or a step of work for this long, a boot is stuck. */
-const SILENCE_LIMIT_MS = 120_000;
 const POLL_MS = 200;
-/** A scan of all RAM takes the booting machine some tens of milliseconds of a CPU. */
-const SCAN_EVERY_MS = 1000;
-/** Steps of work that each VM has done when the box counts as up: past everything that only happens at boot. */
-const UP_STEPS = 5;
-const SAFE_MOMENT_LIMIT_MS = 60_000;
-/**
- * Virtual addresses that are Xen's (4.17, xen/arch/x86/include/asm/config.h): the first CPU's interrupt table is in Xen's
- * image, the others' are on its heap. Linux has its own elsewhere.
- */
-const XEN_BEGIN = 0xffff800000000000n;
-const XEN_END = 0xffff880000000000n;
 /** A VM that shows no progress for this long is looked for anew: its page may have moved. */
 const STALE_MS = 1500;
-/** Console text that ends a boot: Xen's and Linux's panics, and what `guest/dom0-init.sh` calls an error. */
-const BOOT_FAILURE = /Panic on CPU|Kernel panic|^ninelives: .*ERROR/m;
-
 /** How a box came up. */
 export type BoxOrigin =
   | { readonly kind: 'booted'; readonly tookMs: number; readonly snapshotMs: number; readonly why: string }
@@ -142,6 +125,10 @@ export class Box {
     while (performance.now() < end) {
       this.#reader.rescan();
       const report = this.#reader.read().find((one) => one.name === name);
+      if (report && report.n > 0 && report.errors > 0)
+        return { kind: 'failed', name, reason: `its check "${report.note}" failed` };
+      if (report && report.n > 0 && report.digest !== mixAfter(name, report.n))
+        return { kind: 'failed', name, reason: `its digest at step ${report.n} is wrong` };
       if (report && report.n > 0) return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
       await sleep(POLL_MS);
     }
@@ -211,15 +198,16 @@ export async function prepareBox(
 ): Promise<BoxFiles> {
   checkBoxSpec(spec);
   const cache = options.cache ?? cacheFolder();
-  await installPrograms(progress);
+  await installPrograms(progress, options.signal);
   const { xenVersion } = spec;
-  const packages = await fetchPackages({ cache, ...(xenVersion === undefined ? {} : { xenVersion }) }, progress);
-  return buildImages(packages, spec, cache, progress);
+  const { signal } = options;
+  const wanted = { cache, signal, ...(xenVersion === undefined ? {} : { xenVersion }) };
+  return buildImages(await fetchPackages(wanted, progress), spec, cache, progress, signal);
 }
 
 /**
  * A running box with all VMs at work: restored from its snapshot where that fits, else booted, and saved for the next time.
- * @throws NL_BOOT_FAILED, and what `prepareBox` and `Machine.start` throw
+ * @throws NL_BOOT_FAILED, the signal's reason, and what `prepareBox` and `Machine.start` throw
  */
 export async function openBox(spec: BoxSpec, progress: Progress = silent, options: BoxOptions = {}): Promise<Box> {
   const files = await prepareBox(spec, progress, options);
@@ -229,113 +217,53 @@ export async function openBox(spec: BoxSpec, progress: Progress = silent, option
   if (options.snapshot !== 'renew') {
     progress.step('restoring the box');
     const begin = performance.now();
+    options.signal?.throwIfAborted();
     const started = await Machine.startFromSnapshot(machineSpec, snapshotDir);
     if (started.kind === 'restored') {
       const { machine, manifest } = started;
       const reader = new ReportReader(() => machine.ram, files.magic, framesOf(manifest.extra));
-      await endOnError(machine, () => machine.resume());
+      await endOnError(machine, async () => {
+        options.signal?.throwIfAborted();
+        await machine.resume();
+      });
       const origin: BoxOrigin = { kind: 'restored', tookMs: performance.now() - begin };
       return new Box({ spec, files, machine, origin, snapshotDir, reader });
     }
     why = reasonOf(started);
     progress.detail(`${why}: a new one is made`);
   }
-  return bootAndSave(spec, files, machineSpec, snapshotDir, why, progress);
+  return bootAndSave({ spec, files, machineSpec, snapshotDir, why, signal: options.signal }, progress);
 }
 
-async function bootAndSave(
-  spec: BoxSpec,
-  files: BoxFiles,
-  machineSpec: MachineSpec,
-  snapshotDir: string,
-  why: string,
-  progress: Progress,
-): Promise<Box> {
+interface Boot {
+  readonly spec: BoxSpec;
+  readonly files: BoxFiles;
+  readonly machineSpec: MachineSpec;
+  readonly snapshotDir: string;
+  readonly why: string;
+  readonly signal: AbortSignal | undefined;
+}
+
+async function bootAndSave(boot: Boot, progress: Progress): Promise<Box> {
+  const { spec, files, machineSpec, snapshotDir, why, signal } = boot;
+  signal?.throwIfAborted();
   progress.step('booting the box');
   const begin = performance.now();
   const machine = await Machine.start(machineSpec);
   return endOnError(machine, async () => {
     const reader = new ReportReader(() => machine.ram, files.magic);
     await machine.resume();
-    await awaitUp(spec, machine, reader, progress);
+    await awaitUp(spec, machine, reader, progress, signal);
     const tookMs = performance.now() - begin;
     progress.step('saving a snapshot');
-    await freezeForSaving(machine, spec);
+    await freezeForSaving(machine, spec, signal);
     reader.rescan();
     const { devicesMs, ramMs } = await machine.saveSnapshot(snapshotDir, { reportFrames: reader.frames });
+    signal?.throwIfAborted();
     await machine.resume();
     const origin: BoxOrigin = { kind: 'booted', tookMs, snapshotMs: devicesMs + ramMs, why };
     return new Box({ spec, files, machine, origin, snapshotDir, reader });
   });
-}
-
-/** Waits until all VMs have done some work. @throws NL_BOOT_FAILED with the end of the console */
-async function awaitUp(spec: BoxSpec, machine: Machine, reader: ReportReader, progress: Progress): Promise<void> {
-  const dir = runtimeDirOf(machine);
-  const begin = performance.now();
-  let spokenMs = begin;
-  let scannedMs = 0;
-  let length = 0;
-  const fail = (what: string): never => {
-    throw new NinelivesError('NL_BOOT_FAILED', `the box did not boot: ${what}\n${tail(consoleText(dir), 30)}`, {
-      fix: 'read the console above; a busy host may need a second try',
-    });
-  };
-  for (;;) {
-    await sleep(POLL_MS);
-    const now = performance.now();
-    const text = consoleText(dir);
-    if (text.length !== length) spokenMs = now;
-    length = text.length;
-    const failure = BOOT_FAILURE.exec(text);
-    if (failure) fail(lineAt(text, failure.index));
-    if (machine.state !== 'running') fail(`the machine stopped (${machine.lastStop.kind})`);
-    if (now - begin > BOOT_LIMIT_MS) fail(`not all VMs were up after ${BOOT_LIMIT_MS / 1000} s`);
-    if (now - spokenMs > SILENCE_LIMIT_MS) fail(`nothing happened for ${SILENCE_LIMIT_MS / 1000} s`);
-    // Reports are looked for only once dom0's init has spoken: a scan costs the booting machine some time.
-    if (!/^ninelives: dom0/m.test(text)) {
-      progress.detail(text === '' ? 'firmware' : 'Xen and dom0');
-      continue;
-    }
-    if (now - scannedMs >= SCAN_EVERY_MS) {
-      reader.rescan();
-      scannedMs = now;
-    }
-    const steps = new Map(reader.read().map((report) => [report.name, report.n]));
-    const names = ['dom0', ...spec.guests.map((guest) => guest.name)];
-    const lacking = names.filter((name) => (steps.get(name) ?? 0) < UP_STEPS);
-    if (lacking.length === 0) return;
-    progress.detail(`waiting for ${lacking.join(', ')}, ${Math.round((now - begin) / 1000)} s`);
-  }
-}
-
-/**
- * Freezes the machine at a moment whose state QEMU can load again. QEMU 7.2 refuses a CPU that was saved inside an HVM guest
- * (`cpu_post_load` of target/i386/machine.c takes it for an inconsistent KVM state), and does not save that interrupts are held
- * back around the entry to one. A CPU in `hlt`, or in a PV guest under Xen's interrupt table, is neither.
- * @throws NL_TIMEOUT
- */
-async function freezeForSaving(machine: Machine, spec: BoxSpec): Promise<void> {
-  const end = performance.now() + SAFE_MOMENT_LIMIT_MS;
-  for (;;) {
-    await machine.freeze();
-    if (spec.accel !== 'tcg' || (await canBeSaved(machine))) return;
-    if (performance.now() > end)
-      throw new NinelivesError('NL_TIMEOUT', 'no moment was found at which the box can be saved', { fix: 'try again' });
-    await machine.resume();
-    // Of changing length, so as not to meet the same phase of the guests' timers each time.
-    await sleep(5 + Math.random() * 25);
-  }
-}
-
-async function canBeSaved(machine: Machine): Promise<boolean> {
-  const registers = await machine.allRegisters();
-  for (const [cpu, { cs }] of registers.entries()) {
-    const { halted, idt } = await machine.hiddenRegisters(cpu);
-    const underXen = idt.base >= XEN_BEGIN && idt.base < XEN_END;
-    if (!underXen || !(halted || privilegeLevel({ cs }) === 3)) return false;
-  }
-  return true;
 }
 
 async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T> {
@@ -379,23 +307,4 @@ const DIFFERENCE = {
   imageHash: 'image or ninelives version',
 } as const;
 
-function runtimeDirOf(machine: Machine): string {
-  const dir = machine.runtimeDir;
-  if (dir === undefined) throw new NinelivesError('NL_INTERNAL', 'a box whose machine we did not start');
-  return dir;
-}
-
-function consoleText(dir: string): string {
-  const path = consoleLogIn(dir, CONSOLE);
-  return existsSync(path) ? readFileSync(path, 'latin1').replaceAll('\r', '') : '';
-}
-
-/** The last lines, without the control sequences of terminals. */
-function tail(text: string, lines: number): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: escape sequences begin with one
-  const plain = text.replace(/\u001b\[[0-9;?]*[A-Za-z]/g, '');
-  return plain.trimEnd().split('\n').slice(-lines).join('\n');
-}
-
-const lineAt = (text: string, index: number): string => text.slice(index).split('\n')[0] ?? '';
 const escapeComma = (text: string): string => text.replaceAll(',', ',,');

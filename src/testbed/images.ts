@@ -50,12 +50,13 @@ export interface BoxFiles {
   readonly magic: string;
 }
 
-/** Builds what is missing. @throws NL_ELF_INVALID, NL_PACKAGE_MISSING */
+/** Builds what is missing. @throws NL_ELF_INVALID, NL_PACKAGE_MISSING, the signal's reason */
 export async function buildImages(
   packages: PackageSet,
   spec: BoxSpec,
   cache: string,
   progress: Progress,
+  signal?: AbortSignal,
 ): Promise<BoxFiles> {
   const scripts = readScripts();
   const hash = hashOf(packages, spec, scripts);
@@ -70,7 +71,7 @@ export async function buildImages(
   if (!existsSync(xen)) place(xen, gunzipSync(readFileSync(theOne(join(packages.root, 'boot'), /^xen-.*\.gz$/))));
   if (!existsSync(kernel)) {
     progress.detail('unpacking Linux');
-    place(kernel, await unpackKernel(readFileSync(theOne(join(packages.root, 'boot'), /^vmlinuz-/))));
+    place(kernel, await unpackKernel(readFileSync(theOne(join(packages.root, 'boot'), /^vmlinuz-/)), signal));
   }
   if (!existsSync(initramfs)) {
     progress.detail('initramfs');

@@ -21,22 +21,29 @@ export function payloadOf(image: Buffer): Buffer {
   return payload;
 }
 
-/** The kernel as an ELF file. @throws NL_ELF_INVALID, NL_PACKAGE_MISSING (xz) */
-export async function unpackKernel(image: Buffer): Promise<Buffer> {
-  return trimElf(await unxz(payloadOf(image)));
+/** The kernel as an ELF file. @throws NL_ELF_INVALID, NL_PACKAGE_MISSING (xz), the signal's reason */
+export async function unpackKernel(image: Buffer, signal?: AbortSignal): Promise<Buffer> {
+  return trimElf(await unxz(payloadOf(image), signal));
 }
 
 /** After the xz stream the payload has four bytes of length, of which xz complains when all is unpacked. */
-function unxz(payload: Buffer): Promise<Buffer> {
+function unxz(payload: Buffer, signal: AbortSignal | undefined): Promise<Buffer> {
+  signal?.throwIfAborted();
   return new Promise((resolve, reject) => {
     const child = spawn('xz', ['-dc', '--single-stream'], { stdio: ['pipe', 'pipe', 'ignore'] });
     const out: Buffer[] = [];
+    const end = (): void => void child.kill();
+    signal?.addEventListener('abort', end, { once: true });
     child.once('error', (cause) =>
       reject(new NinelivesError('NL_PACKAGE_MISSING', 'xz cannot be run', { fix: 'apt-get install xz-utils', cause })),
     );
     child.stdin.on('error', () => {}); // xz may close its input before the last four bytes.
     child.stdout.on('data', (data: Buffer) => out.push(data));
-    child.once('close', () => resolve(Buffer.concat(out)));
+    child.once('close', () => {
+      signal?.removeEventListener('abort', end);
+      if (signal?.aborted) reject(signal.reason as Error);
+      else resolve(Buffer.concat(out));
+    });
     child.stdin.end(payload);
   });
 }

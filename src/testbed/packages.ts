@@ -65,11 +65,12 @@ export interface PackageOptions {
   readonly cache: string;
   /** Start of a version of Xen ("4.17.5"); apt's candidate when absent. */
   readonly xenVersion?: string;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
  * The box's packages, from the cache or from Debian's archive.
- * @throws NL_PACKAGE_MISSING when they are neither cached nor to be had, NL_NO_SPACE
+ * @throws NL_PACKAGE_MISSING when they are neither cached nor to be had, NL_NO_SPACE, the signal's reason
  */
 export async function fetchPackages(options: PackageOptions, progress: Progress): Promise<PackageSet> {
   const wanted = options.xenVersion ?? 'candidate';
@@ -82,7 +83,7 @@ export async function fetchPackages(options: PackageOptions, progress: Progress)
   progress.step("getting Debian's packages");
   const draft = `${folder}.${process.pid}.tmp`;
   try {
-    await download(wanted, draft, progress);
+    await download(wanted, draft, progress, options.signal);
     rmSync(folder, { recursive: true, force: true });
     renameSync(draft, folder);
   } catch (error) {
@@ -111,22 +112,27 @@ function readRecord(folder: string): PackageSet | undefined {
   }
 }
 
-async function download(wanted: string, draft: string, progress: Progress): Promise<void> {
+async function download(
+  wanted: string,
+  draft: string,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const root = join(draft, 'root');
   mkdirSync(root, { recursive: true });
-  let choice = await choose(wanted);
-  let failure = choice && (await downloadDebs(choice.specs, draft, progress));
+  let choice = await choose(wanted, signal);
+  let failure = choice && (await downloadDebs(choice.specs, draft, progress, signal));
   if (!choice || failure !== undefined) {
     // No lists yet, or lists so old that the archive has dropped what they name.
     progress.detail('updating the package lists');
-    const updated = await asRoot('apt-get', ['update']);
-    choice = await choose(wanted);
+    const updated = await asRoot('apt-get', ['update'], signal);
+    choice = await choose(wanted, signal);
     if (!choice)
       throw missing(
         `Debian's package lists have no ${HYPERVISOR} ${wanted === 'candidate' ? '' : wanted}`.trim(),
         updated,
       );
-    failure = await downloadDebs(choice.specs, draft, progress);
+    failure = await downloadDebs(choice.specs, draft, progress, signal);
     if (failure !== undefined)
       throw missing(`the packages of the box cannot be downloaded: ${failure}`, updated, choice.specs);
   }
@@ -135,7 +141,7 @@ async function download(wanted: string, draft: string, progress: Progress): Prom
   const debs = readdirSync(draft).filter((name) => name.endsWith('.deb'));
   for (const [i, deb] of debs.entries()) {
     progress.detail(`unpacking ${i + 1} of ${debs.length}`);
-    const unpacked = await unpack(join(draft, deb), root, deb.startsWith(choice.kernelPackage));
+    const unpacked = await unpack(join(draft, deb), root, deb.startsWith(choice.kernelPackage), signal);
     if (unpacked.status !== 0) throw missing(`${deb} cannot be unpacked: ${unpacked.stderr.trim()}`, undefined);
     const [name = deb, version = ''] = deb.split('_');
     versions[name] = decodeURIComponent(version);
@@ -153,10 +159,10 @@ interface Choice {
 }
 
 /** `undefined` when the package lists do not have it. */
-async function choose(wanted: string): Promise<Choice | undefined> {
-  const madison = (await run('apt-cache', ['madison', HYPERVISOR])).stdout;
+async function choose(wanted: string, signal: AbortSignal | undefined): Promise<Choice | undefined> {
+  const madison = (await run('apt-cache', ['madison', HYPERVISOR], { signal })).stdout;
   const xenVersion = pickVersion(madison, wanted);
-  const kernelPackage = kernelOf((await run('apt-cache', ['depends', KERNEL_META])).stdout);
+  const kernelPackage = kernelOf((await run('apt-cache', ['depends', KERNEL_META], { signal })).stdout);
   if (xenVersion === undefined || kernelPackage === undefined) return undefined;
   const specs = [...OF_XEN.map((name) => `${name}=${xenVersion}`), ...OTHERS, kernelPackage];
   return { xenVersion, kernelPackage, specs };
@@ -179,18 +185,23 @@ export function kernelOf(depends: string): string | undefined {
 }
 
 /** Of the kernel package only what a box needs: all its modules would be 400 MB. */
-function unpack(deb: string, root: string, isKernel: boolean): Promise<Ran> {
-  if (!isKernel) return run('dpkg-deb', ['-x', deb, root]);
+function unpack(deb: string, root: string, isKernel: boolean, signal: AbortSignal | undefined): Promise<Ran> {
+  if (!isKernel) return run('dpkg-deb', ['-x', deb, root], { signal });
   const parts = "./boot './lib/modules/*/kernel/drivers/xen' ./usr/share/doc";
   const script = `dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --wildcards ${parts}`;
-  return run('sh', ['-c', script, 'sh', deb, root]);
+  return run('sh', ['-c', script, 'sh', deb, root], { signal });
 }
 
 /**
  * One call of apt for all of them: reading its lists takes it seconds.
  * @returns why not, or `undefined` when all files are there.
  */
-async function downloadDebs(specs: readonly string[], folder: string, progress: Progress): Promise<string | undefined> {
+async function downloadDebs(
+  specs: readonly string[],
+  folder: string,
+  progress: Progress,
+  signal: AbortSignal | undefined,
+): Promise<string | undefined> {
   progress.detail(`${specs.length} packages`);
   // apt's sandbox user cannot write to a private folder; as root it would warn about that each time.
   const args = ['-q', '-o', 'APT::Sandbox::User=root', 'download', ...specs];
@@ -198,7 +209,7 @@ async function downloadDebs(specs: readonly string[], folder: string, progress: 
     const [, count, name] = /^Get:(\d+) \S+ \S+ \S+ (\S+)/.exec(line) ?? [];
     if (count !== undefined) progress.detail(`${count} of ${specs.length}: ${name}`);
   };
-  const got = await run('apt-get', args, { cwd: folder, onLine });
+  const got = await run('apt-get', args, { cwd: folder, onLine, signal });
   return got.status === 0 ? undefined : lastLine(got.stderr) || `apt-get download ended with status ${got.status}`;
 }
 
@@ -212,17 +223,17 @@ const PROGRAMS = {
 /**
  * Sees to it that the programs which the box needs on this machine are there, and installs what is missing where we are root or may
  * use sudo without a password.
- * @throws NL_PACKAGE_MISSING with the command to run by hand.
+ * @throws NL_PACKAGE_MISSING with the command to run by hand, the signal's reason
  */
-export async function installPrograms(progress: Progress): Promise<void> {
+export async function installPrograms(progress: Progress, signal?: AbortSignal): Promise<void> {
   const lacking = lackingPackages();
   if (lacking.length === 0) return;
   progress.step(`installing ${lacking.join(' and ')}`);
   const args = ['install', '-y', '-q', '--no-install-recommends', ...lacking];
-  let result = await asRoot('apt-get', args);
+  let result = await asRoot('apt-get', args, signal);
   if (result.kind === 'failed') {
-    await asRoot('apt-get', ['update']);
-    result = await asRoot('apt-get', args);
+    await asRoot('apt-get', ['update'], signal);
+    result = await asRoot('apt-get', args, signal);
   }
   if (lackingPackages().length > 0) throw missing(`${lacking.join(', ')} is not installed`, result, lacking);
 }
@@ -240,11 +251,13 @@ type RootRun =
   | { readonly kind: 'no-root' }
   | { readonly kind: 'failed'; readonly why: string };
 
-async function asRoot(command: string, args: readonly string[]): Promise<RootRun> {
+async function asRoot(command: string, args: readonly string[], signal: AbortSignal | undefined): Promise<RootRun> {
   const env = { DEBIAN_FRONTEND: 'noninteractive' };
   const isRoot = process.getuid?.() === 0;
   if (!isRoot && (await run('sudo', ['-n', 'true'])).status !== 0) return { kind: 'no-root' };
-  const ran = isRoot ? await run(command, args, { env }) : await run('sudo', ['-n', command, ...args], { env });
+  const ran = isRoot
+    ? await run(command, args, { env, signal })
+    : await run('sudo', ['-n', command, ...args], { env, signal });
   return ran.status === 0 ? { kind: 'done' } : { kind: 'failed', why: lastLine(ran.stderr) };
 }
 

@@ -43,6 +43,8 @@ const SAVE_ORDER: readonly SavedRegister[] = [
 ];
 /** `VMEXIT_INTR`: a physical interrupt ended the guest's run (AMD64 manual volume 2, appendix C). */
 const VMEXIT_INTR = 0x60n;
+/** Stacks are 32 KiB and aligned: the bits of an address that say where in its stack it lies. */
+const STACK_OFFSET_MASK = 0x7fffn;
 /** Selectors that Xen gives a 64-bit PV guest (public/arch-x86/xen-x86_64.h). */
 const GUEST_CS = 0xe033;
 const GUEST_SS = 0xe02b;
@@ -123,7 +125,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
-  const unsaved = unsavedRegisters(context, cpu, frame, trap.object, trap.rsp);
+  const unsaved = unsavedRegisters(cpu, frame, trap.object, trap.rsp);
   for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
   if (!hvm) completeSyscallFrame();
   if (unsaved.length > 0)
@@ -151,21 +153,17 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
 }
 
 /** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
-function unsavedRegisters(
-  { facts }: StepContext,
-  cpu: CpuState,
-  frame: XenObject,
-  trap: XenObject,
-  rsp: bigint,
-): SavedRegister[] {
+function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: XenObject, rsp: bigint): SavedRegister[] {
   const { guestFrame } = cpu.stack;
   // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
   if (rsp > guestFrame) {
     return SAVE_ORDER.filter((name) => frame.at(name) < rsp && !(cpu.current.domain.kind === 'hvm' && name === 'rax'));
   }
-  const stackEnd = guestFrame | 0x7fffn;
-  const settled = trap.u64('r14') === stackEnd || trap.u64('rbx') === cpu.current.address;
-  if (settled || facts.frameReturns.size === 0) return [];
+  const stackEnd = guestFrame | STACK_OFFSET_MASK;
+  // What follows SAVE_ALL first computes the end of the stack, in r14 or rbx, and may then load the vCPU into rbx.
+  const scratch = [trap.u64('r14'), trap.u64('rbx')];
+  if (scratch.some((value) => value === stackEnd || value === STACK_OFFSET_MASK || value === cpu.current.address))
+    return [];
   const leaving = trap.u64('rdx') === stackEnd || SAVE_ORDER.every((name) => isLoaded(name));
   if (leaving) return [];
   const firstUnsaved = SAVE_ORDER.findIndex((name) => trap.u64(name) !== 0n);
