@@ -39,6 +39,7 @@ describe('a report page', () => {
       digest: DIGEST,
       errors: 0,
       note: '-',
+      work: 'files',
     });
   });
 
