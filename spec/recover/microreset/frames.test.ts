@@ -1,0 +1,250 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { bounceFrames } from '../../../src/recover/microreset/bounce-frames.js';
+import { completeFrames } from '../../../src/recover/microreset/complete-frames.js';
+import { contextSwitch } from '../../../src/recover/microreset/context-switch.js';
+import { inServiceVectors } from '../../../src/recover/microreset/in-service.js';
+import { pageFrames } from '../../../src/recover/microreset/page-frames.js';
+import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
+import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
+import { pageInfo } from '../../../src/xen/frames.js';
+import type { Xen } from '../../../src/xen/xen.js';
+import { FakeXen, GUEST_KERNEL, GUEST_PROCESS } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+let fake: FakeXen;
+beforeEach(() => {
+  fake = new FakeXen();
+});
+const frameOf = (xen: Xen, cpu = 0) => xen.object('cpu_user_regs', fake.frame(cpu));
+const SCHED_OP = 29;
+
+describe('complete-frames', () => {
+  /** mov [rsp+0x70], rdi; xor edi, edi; mov [rsp], r15; xor r15d, r15d; call */
+  const SAVE = [0x48, 0x89, 0x7c, 0x24, 0x70, 0x31, 0xff, 0x4c, 0x89, 0x3c, 0x24, 0x45, 0x31, 0xff, 0xe8, 0, 0, 0, 0];
+
+  it('runs the rest of an entry sequence on values for a CPU that was merely frozen', () => {
+    const entry = fake.symbol('lstar_enter') + 0x20n;
+    fake.putBytes(entry, SAVE);
+    fake.enterXen(0, entry, 0);
+    Object.assign(fake.registers(0), { rdi: 0x1111n, r15: 0x2222n });
+    fake.setFrame(0, { r15: 0xdeadn, rbx: 0x5555n });
+    const { after, findings } = planWith(fake, completeFrames);
+    const frame = frameOf(after);
+    expect([frame.u64('rdi'), frame.u64('r15'), frame.u64('rbx')]).toEqual([0x1111n, 0x2222n, 0x5555n]);
+    expect(findings).toEqual(['CPU 0: ran 4 instructions of lstar_enter+0x20 on values']);
+  });
+
+  it('does nothing deeper in Xen, or on the way out', () => {
+    fake.enterXen(0, 'do_sched_op');
+    expect(planWith(fake, completeFrames).writes).toEqual([]);
+    fake.enterXen(0, 'restore_all_guest', 0);
+    fake.putBytes(fake.symbol('restore_all_guest'), SAVE);
+    expect(planWith(fake, completeFrames).writes).toEqual([]);
+  });
+
+  it('takes registers that were not saved yet from the failure’s own frame', () => {
+    // Up to rcx they are cleared, so saved; rax and what follows are still the guest's.
+    const rest = { rdi: 0n, rsi: 0n, rdx: 0n, rcx: 0n, rax: 5n, r8: 8n, r9: 9n, r14: 14n, r15: 15n };
+    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0), ...rest });
+    fake.setFrame(0, { rdi: 1, rsi: 2, rdx: 3, rcx: 4, rax: 0xdead, r15: 0xdead });
+    const { after } = planWith(fake, completeFrames);
+    const frame = frameOf(after);
+    expect(['rdi', 'rsi', 'rdx', 'rcx'].map((name) => frame.u64(name))).toEqual([1n, 2n, 3n, 4n]);
+    expect(['rax', 'r8', 'r9', 'r14', 'r15'].map((name) => frame.u64(name))).toEqual([5n, 8n, 9n, 14n, 15n]);
+  });
+
+  it('leaves the frame alone when the failure was deeper in Xen', () => {
+    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0) - 0x80n, rax: 5n });
+    expect(planWith(fake, completeFrames).writes).toEqual([]);
+  });
+
+  it('has an HVM vCPU between CLGI and VMRUN go through STGI as if an interrupt had come', () => {
+    const vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
+    fake.set('vmcb_struct', vmcb, 'rip', 0x7777);
+    fake.set('vmcb_struct', vmcb, 'exitcode', 0x400);
+    fake.enterXen(1, fake.symbol('svm_asm_do_resume') + 3n, 0);
+    const { after, plan } = planWith(fake, completeFrames, placeCpus);
+    expect(frameOf(after, 1).u64('rip')).toBe(0x7777n);
+    expect(after.object('vmcb_struct', vmcb).u64('exitcode')).toBe(0x60n);
+    expect(plan.cpus[1]!.action).toContain('goes through STGI');
+    expect(plan.cpus[1]!.action).toContain('svm_asm_do_resume+0x6');
+  });
+
+  it('keeps the exit code of an HVM vCPU whose exit was not handled yet', () => {
+    const vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
+    fake.set('vmcb_struct', vmcb, 'exitcode', 0x400);
+    fake.enterXen(1, fake.symbol('svm_asm_do_resume') + 6n, 0);
+    const { after } = planWith(fake, completeFrames);
+    expect(after.object('vmcb_struct', vmcb).u64('exitcode')).toBe(0x400n);
+  });
+});
+
+describe('retry-hypercalls', () => {
+  const rip = GUEST_KERNEL + 0x22n;
+
+  it('sets the guest back onto its SYSCALL while the call was under way', () => {
+    fake.setHypercall(0, SCHED_OP);
+    fake.enterXen(0, 'do_sched_op');
+    fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
+    const { after, plan } = planWith(fake, retryHypercalls);
+    expect(frameOf(after).u64('rip')).toBe(rip - 2n);
+    expect(frameOf(after).u64('rax')).toBe(BigInt(SCHED_OP));
+    expect(plan.cpus[0]).toMatchObject({ retried: true, hypercall: 'sched_op' });
+  });
+
+  it('repeats no call that has ended', () => {
+    fake.setHypercall(0, 0);
+    fake.enterXen(0, 'test_guest_events', 0);
+    const { after, plan } = planWith(fake, retryHypercalls);
+    expect(frameOf(after).u64('rip')).toBe(rip);
+    expect(plan.cpus[0]!.retried).toBe(false);
+  });
+
+  it('sets a process back onto its system call, and its vCPU back to user mode when it had left it', () => {
+    fake.setHypercall(0, 39, GUEST_PROCESS);
+    fake.enterXen(0, 'create_bounce_frame', 0x10);
+    fake.setSlot(0, fake.symbol('switch_to_kernel') + 5n);
+    const first = planWith(fake, retryHypercalls);
+    expect(frameOf(first.after).u64('rip')).toBe(GUEST_PROCESS + 0x20n);
+    expect(frameOf(first.after).u64('rax')).toBe(39n);
+    expect(first.calls).toEqual([]);
+    fake.set('vcpu', fake.dom0.address, 'arch.flags', 1);
+    expect(planWith(fake, retryHypercalls).calls).toMatchObject([{ cpu: 0, function: 'toggle_guest_mode' }]);
+  });
+
+  it('leaves CPUs in their guests alone', () => {
+    fake.setHypercall(0, SCHED_OP);
+    expect(planWith(fake, retryHypercalls).writes).toEqual([]);
+  });
+});
+
+describe('bounce-frames', () => {
+  beforeEach(() => {
+    fake.setHypercall(0, 0);
+    fake.enterXen(0, 'create_bounce_frame', 0x10);
+  });
+
+  it('gives a PV guest’s frame its privilege level back: a return would be one to Xen', () => {
+    fake.setFrame(0, { cs: 0xe030 });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(frameOf(after).num('cs')).toBe(0xe033);
+    expect(findings).toHaveLength(1);
+  });
+
+  it('clears the mask that a dropped delivery of an event had set', () => {
+    const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);
+    fake.setSlot(0, fake.symbol('test_guest_events') + 5n);
+    expect(planWith(fake, bounceFrames).after.object('vcpu_info', info).num('evtchn_upcall_mask')).toBe(0);
+  });
+
+  it('keeps the mask of a guest that was in no delivery', () => {
+    const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);
+    fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
+    expect(planWith(fake, bounceFrames).writes).toEqual([]);
+  });
+
+  it('does not touch HVM guests, whose frame has other selectors', () => {
+    fake.run(0, fake.dom0);
+    fake.enterXen(1, 'vcpu_wake');
+    fake.setFrame(1, { cs: 0x10 });
+    expect(planWith(fake, bounceFrames).writes).toEqual([]);
+  });
+});
+
+describe('context-switch', () => {
+  /** CPU 0 was switching from the HVM guest's vCPU to dom0's. */
+  beforeEach(() => {
+    fake.run(1, fake.idle[1]!);
+    fake.enterXen(0, '__context_switch');
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.hvm.address);
+    fake.set('vcpu', fake.hvm.address, 'dirty_cpu', 0);
+  });
+
+  it('runs the whole switch again while the old vCPU’s registers are on the stack', () => {
+    fake.set('vcpu', fake.dom0.address, 'arch.user_regs.rip', 0x9999);
+    const { calls, writes } = planWith(fake, contextSwitch);
+    expect(calls).toMatchObject([{ cpu: 0, function: '__context_switch', arguments: [] }]);
+    expect(writes).toEqual([]);
+  });
+
+  it('only loads once the new one’s are there: the old one was saved', () => {
+    fake.set('vcpu', fake.dom0.address, 'arch.user_regs.rip', 0x9999);
+    fake.setFrame(0, { rip: 0x9999 });
+    const { after, calls, findings } = planWith(fake, contextSwitch);
+    expect(after.memory.u64(fake.perCpu('curr_vcpu', 0))).toBe(fake.idle[0]!.address);
+    expect(after.object('vcpu', fake.hvm.address).num('dirty_cpu')).toBe(0xffff_ffff);
+    expect(calls).toHaveLength(1);
+    expect(findings).toEqual(['CPU 0: from d1v0 to d0v0, loading']);
+  });
+
+  it('lets the idle vCPU keep another’s state loaded: that is how Xen does it', () => {
+    fake.run(0, fake.idle[0]!);
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.dom0.address);
+    fake.enterXen(0, 'idle_loop');
+    expect(planWith(fake, contextSwitch).plan.edits).toEqual([]);
+  });
+});
+
+describe('in-service-vectors', () => {
+  it('repeats a device’s interrupt and acknowledges it', () => {
+    fake.enterXen(0, 'do_IRQ');
+    fake.inService[0] = [0x31, 0xfa];
+    const { calls, findings } = planWith(fake, inServiceVectors);
+    expect(calls.map((call) => [call.function, call.arguments])).toEqual([
+      ['send_IPI_self', [0x31n]],
+      ['send_IPI_self', [0xfan]],
+      ['event_check_interrupt', [0n]],
+      ['event_check_interrupt', [0n]],
+    ]);
+    expect(findings).toEqual(['CPU 0: vectors 49, 250 in service']);
+  });
+
+  it('does not repeat the APIC’s own error vector, nor acknowledge for a CPU that was left alone', () => {
+    fake.enterXen(0, 'do_IRQ');
+    fake.inService[0] = [254];
+    fake.inService[1] = [0x31];
+    expect(planWith(fake, inServiceVectors).calls.map((call) => [call.cpu, call.function])).toEqual([
+      [0, 'event_check_interrupt'],
+    ]);
+  });
+});
+
+describe('page-frames', () => {
+  const FRAME = 1234;
+  const constant = (name: string): bigint => BigInt(fake.profile.constant(name));
+  const typeInfo = (xen: Xen): bigint => pageInfo(xen, FRAME).u64('u.inuse.type_info');
+  const setType = (value: bigint): void => {
+    fake.set('page_info', pageInfo(fake.xen(), FRAME).address, 'u.inuse.type_info', value);
+  };
+
+  it('gives back the lock of a page table and the reference that came with it', () => {
+    const l1 = constant('PGT_l1_page_table') | constant('PGT_validated');
+    setType(l1 | constant('PGT_locked') | 4n);
+    const { after, findings } = planWith(fake, pageFrames);
+    expect(typeInfo(after)).toBe(l1 | 3n);
+    expect(findings).toEqual(['frame 0x4d2 was locked']);
+  });
+
+  it('drops the reference of a validation that nobody performs any more', () => {
+    setType(constant('PGT_l4_page_table') | 1n);
+    expect(typeInfo(planWith(fake, pageFrames).after)).toBe(constant('PGT_l4_page_table'));
+  });
+
+  it.each([
+    ['validated', 'PGT_validated', 'PGT_l2_page_table'],
+    ['partly validated', 'PGT_partial', 'PGT_l2_page_table'],
+    ['writable', 'PGT_none', 'PGT_writable_page'],
+    ['pinned and validated', 'PGT_validated', 'PGT_l4_page_table'],
+  ])('leaves a %s page alone', (_, state, type) => {
+    setType(constant(type) | constant(state) | 1n);
+    expect(planWith(fake, pageFrames).writes).toEqual([]);
+  });
+
+  it('leaves free frames alone: their descriptors hold other things in these bits', () => {
+    fake.set('page_info', pageInfo(fake.xen(), FRAME).address, 'count_info', constant('PGC_state_free'));
+    setType(constant('PGT_locked') | 1n);
+    expect(planWith(fake, pageFrames).writes).toEqual([]);
+  });
+});

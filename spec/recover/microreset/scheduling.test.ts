@@ -1,0 +1,119 @@
+import fc from 'fast-check';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { lostWakeups } from '../../../src/recover/microreset/lost-wakeups.js';
+import { scheduling } from '../../../src/recover/microreset/scheduling.js';
+import { closedList } from '../../../src/xen/list.js';
+import { FakeXen } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+let fake: FakeXen;
+beforeEach(() => {
+  fake = new FakeXen();
+});
+const runq = (): bigint => fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'runq');
+const element = (svc: bigint): bigint => fake.fieldAt('csched2_unit', svc, 'runq_elem');
+
+describe('scheduling', () => {
+  it('changes nothing where all copies agree', () => {
+    expect(planWith(fake, scheduling)).toMatchObject({ findings: [], writes: [] });
+  });
+
+  it('believes what each CPU’s stack says it runs', () => {
+    fake.set('sched_resource', fake.resources[0]!, 'curr', fake.idle[0]!.unit);
+    fake.set('vcpu', fake.dom0.address, 'is_running', 0);
+    fake.set('sched_unit', fake.dom0.unit, 'is_running', 0);
+    fake.set('vcpu', fake.idle[0]!.address, 'is_running', 1);
+    const { after, findings } = planWith(fake, scheduling);
+    expect(after.object('sched_resource', fake.resources[0]!).u64('curr')).toBe(fake.dom0.unit);
+    expect(after.object('vcpu', fake.dom0.address).bool('is_running')).toBe(true);
+    expect(after.object('sched_unit', fake.dom0.unit).bool('is_running')).toBe(true);
+    expect(after.object('vcpu', fake.idle[0]!.address).bool('is_running')).toBe(false);
+    expect(findings).toContain('CPU 0 runs d0v0');
+    expect(findings).toContain('d0v0 runs on CPU 0');
+  });
+
+  it('assigns a running vCPU to the CPU that runs it', () => {
+    fake.set('vcpu', fake.dom0.address, 'processor', 1);
+    fake.set('sched_unit', fake.dom0.unit, 'res', fake.resources[1]!);
+    const { after } = planWith(fake, scheduling);
+    expect(after.object('vcpu', fake.dom0.address).num('processor')).toBe(0);
+    expect(after.object('sched_unit', fake.dom0.unit).u64('res')).toBe(fake.resources[0]);
+  });
+
+  it.each([
+    ['blocked', { pause_flags: 1, pause_count: 0 }, 2],
+    ['runnable', { pause_flags: 0, pause_count: 0 }, 1],
+    ['offline when paused', { pause_flags: 0, pause_count: 1 }, 3],
+    ['offline when down', { pause_flags: 2, pause_count: 0 }, 3],
+  ])('gives a vCPU that does not run the runstate of one that is %s, and counts it', (_, waiting, state) => {
+    fake.run(1, fake.idle[1]!);
+    for (const [field, value] of Object.entries(waiting)) fake.set('vcpu', fake.hvm.address, field, value);
+    fake.set('vcpu', fake.hvm.address, 'runstate.state', 0);
+    for (let n = 0; n < 4; n++) fake.set('sched_unit', fake.hvm.unit, `runstate_cnt[${n}]`, n === 0 ? 1 : 0);
+    const { after } = planWith(fake, scheduling);
+    expect(after.object('vcpu', fake.hvm.address).num('runstate.state')).toBe(state);
+    const unit = after.object('sched_unit', fake.hvm.unit);
+    expect([0, 1, 2, 3].map((n) => unit.num(`runstate_cnt[${n}]`))).toEqual(
+      [0, 1, 2, 3].map((n) => (n === state ? 1 : 0)),
+    );
+  });
+
+  it('sets credit2’s flags by who runs', () => {
+    const scheduled = 2;
+    const delayed = 4;
+    const migrate = 8;
+    fake.run(1, fake.idle[1]!);
+    fake.set('csched2_unit', fake.hvm.svc, 'flags', scheduled | delayed | migrate);
+    fake.set('csched2_unit', fake.dom0.svc, 'flags', 0);
+    const { after } = planWith(fake, scheduling);
+    expect(after.object('csched2_unit', fake.hvm.svc).num('flags')).toBe(migrate);
+    expect(after.object('csched2_unit', fake.dom0.svc).num('flags')).toBe(scheduled);
+  });
+
+  it('takes a running unit off the run queue and keeps the others on it', () => {
+    fake.run(1, fake.idle[1]!);
+    fake.link(runq(), [element(fake.dom0.svc), element(fake.hvm.svc)]);
+    const { after } = planWith(fake, scheduling);
+    expect(closedList(after.memory, runq())).toEqual({ nodes: [element(fake.hvm.svc)], broken: undefined });
+    expect(after.memory.u64(element(fake.dom0.svc))).toBe(element(fake.dom0.svc));
+  });
+
+  it('makes of any broken run queue a closed one, with the running unit on none', () => {
+    const places = [0n, 8n].flatMap((at) => [runq() + at, element(fake.hvm.svc) + at, element(fake.dom0.svc) + at]);
+    const value = fc.oneof(
+      fc.constantFrom(0n, runq(), element(fake.hvm.svc), element(fake.dom0.svc)),
+      fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
+    );
+    fake.run(1, fake.idle[1]!);
+    fc.assert(
+      fc.property(fc.constantFrom(...places), value, (place, to) => {
+        fake.link(element(fake.dom0.svc));
+        fake.link(runq(), [element(fake.hvm.svc)]);
+        fake.put(place, 8, to);
+        const { after, plan } = planWith(fake, scheduling);
+        expect(closedList(after.memory, runq()).broken).toBeUndefined();
+        expect(after.memory.u64(element(fake.dom0.svc))).toBe(element(fake.dom0.svc));
+        expect(plan.problems).toEqual([]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+});
+
+describe('lost-wakeups', () => {
+  it('unblocks blocked vCPUs, wakes the others, and shares the calls out', () => {
+    fake.enterXen(0, 'do_sched_op');
+    fake.enterXen(1, 'vcpu_wake');
+    fake.set('vcpu', fake.hvm.address, 'pause_flags', 1);
+    expect(planWith(fake, lostWakeups).calls).toMatchObject([
+      { cpu: 0, function: 'vcpu_wake', arguments: [fake.dom0.address] },
+      { cpu: 1, function: 'vcpu_unblock', arguments: [fake.hvm.address] },
+    ]);
+  });
+
+  it('leaves out idle vCPUs and those that were never started', () => {
+    fake.enterXen(0, 'do_sched_op');
+    fake.set('vcpu', fake.hvm.address, 'is_initialised', 0);
+    expect(planWith(fake, lostWakeups).calls.map((call) => call.arguments[0])).toEqual([fake.dom0.address]);
+  });
+});
