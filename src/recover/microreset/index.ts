@@ -20,6 +20,7 @@ import { rendezvous } from './rendezvous.js';
 import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
+import { tasklets } from './tasklets.js';
 import { timers } from './timers.js';
 
 export const microreset: Mechanism = {
@@ -39,6 +40,7 @@ export const microreset: Mechanism = {
     contextSwitch,
     scheduling,
     timers,
+    tasklets,
     inServiceVectors,
     softirqs,
     lostWakeups,
