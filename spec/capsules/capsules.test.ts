@@ -1,0 +1,100 @@
+/**
+ * Failures of real boxes, kept as capsules: every one replays, offline and for ever, to a plan without problems that finds
+ * what was found then. A step that comes later may find more, never less.
+ *
+ * A capsule holds the pages that were read when it was written. A step that reads new places needs capsules written anew:
+ * a guard leaves one for each failure when it is given a folder for them.
+ */
+import { readdirSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, it } from 'vitest';
+import { knownProfiles } from '../../src/layout/profile.js';
+import { loadCapsule } from '../../src/recover/capsule.js';
+import { makePlan } from '../../src/recover/mechanism.js';
+import { microreset } from '../../src/recover/microreset/index.js';
+import type { Plan } from '../../src/recover/plan.js';
+import { readEntryFacts } from '../../src/xen/entry.js';
+
+const FOLDER = dirname(fileURLToPath(import.meta.url));
+
+interface Expected {
+  /** Step and finding. */
+  readonly findings: readonly string[];
+  /** Of each CPU: its vCPU and whether it is abandoned or its request retried. */
+  readonly cpus: readonly string[];
+}
+
+const CAPSULES: Readonly<Record<string, Expected>> = {
+  /** Failstop in a PV guest's hypervisor thread while another CPU works on its timers. */
+  'timer-softirq.capsule': {
+    findings: [
+      'per-cpu-state: CPU 1: __preempt_count cleared',
+      'static-locks: CPU 1 timers was held',
+      'softirqs: CPUs 2, 3, outside Xen, are told to look again',
+    ],
+    cpus: ['d2v0 abandoned', 'd0v1 abandoned', 'd1v0 left', 'd3v0 left'],
+  },
+  /** A CPU frozen at the first instruction of an interrupt's entry, another in the middle of scheduling. */
+  'interrupt-entry.capsule': {
+    findings: [
+      'complete-frames: CPU 1: ran 34 instructions of common_interrupt on values',
+      'per-cpu-state: CPU 2: __preempt_count, p2m_percpu_rwlock cleared',
+      'scheduling: CPU 2 runs d3v0',
+      'scheduling: d0v0 does not run',
+      'scheduling: d3v0 runs on CPU 2',
+      'in-service-vectors: CPU 1: vectors 250 in service',
+    ],
+    cpus: ['d0v1 left', 'd1v0 abandoned', 'd3v0 abandoned', 'd2v0 left'],
+  },
+  /** All CPUs in Xen, two of them waiting for the run queue’s lock. */
+  'run-queue-lock.capsule': {
+    findings: [
+      'per-cpu-state: CPU 0: __preempt_count, rcu_lock_cnt cleared',
+      'per-cpu-state: CPU 3: __preempt_count, rcu_lock_cnt cleared',
+      'heap-locks: run queue lock was held',
+    ],
+    cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
+  },
+};
+
+function replay(name: string): Plan {
+  const capsule = loadCapsule(join(FOLDER, name));
+  const without = new Set(capsule.without);
+  return makePlan(microreset, capsule.xen, readEntryFacts(capsule.xen), { without });
+}
+
+const findingsOf = ({ steps }: Plan): string[] =>
+  steps.flatMap(({ name, findings }) => findings.map((finding) => `${name}: ${finding}`));
+
+describe.each(Object.entries(CAPSULES))('%s', (name, { findings, cpus }) => {
+  it('replays to a plan without problems, twice the same', () => {
+    const plan = replay(name);
+    expect(plan.problems).toEqual([]);
+    expect(replay(name)).toEqual(plan);
+  });
+
+  it('finds what was wrong then', () => {
+    expect(findingsOf(replay(name))).toEqual(expect.arrayContaining([...findings]));
+  });
+
+  it('tells what every CPU was doing, and sends each abandoned one somewhere', () => {
+    const plan = replay(name);
+    const told = plan.cpus.map(
+      ({ vcpu, abandoned, retried }) => `${vcpu} ${abandoned ? 'abandoned' : 'left'}${retried ? ' and retried' : ''}`,
+    );
+    expect(told).toEqual(cpus);
+    const placed = plan.edits.filter((edit) => edit.kind === 'registers' && edit.set.rip !== undefined);
+    expect(placed).toHaveLength(plan.cpus.filter((cpu) => cpu.abandoned).length);
+  });
+
+  it('is of a build that has a profile', () => {
+    const { xen } = loadCapsule(join(FOLDER, name));
+    expect(knownProfiles().map(({ buildId }) => buildId)).toContain(xen.profile.buildId);
+  });
+});
+
+it('every capsule in this folder is expected to be something', () => {
+  const files = readdirSync(FOLDER).filter((file) => file.endsWith('.capsule'));
+  expect(new Set(files)).toEqual(new Set(Object.keys(CAPSULES)));
+});
