@@ -1,0 +1,201 @@
+/**
+ * The whole of it on a real box: break Xen, recover it, and see who is alive. Every test begins from the box's snapshot.
+ * How often a recovery succeeds is for campaigns to say; here a trial gets a second chance.
+ */
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { runTrial } from '../../src/campaign/trial.js';
+import { silent } from '../../src/common/progress.js';
+import { Random } from '../../src/common/random.js';
+import { Guard, type GuardEvent } from '../../src/guard/guard.js';
+import { findTarget, type Target } from '../../src/guard/target.js';
+import { injectFailstop } from '../../src/inject/failstop.js';
+import { loadCapsule } from '../../src/recover/capsule.js';
+import { makePlan } from '../../src/recover/mechanism.js';
+import { microreset } from '../../src/recover/microreset/index.js';
+import type { Plan } from '../../src/recover/plan.js';
+import { type Box, openBox } from '../../src/testbed/box.js';
+import { cacheFolder } from '../../src/testbed/paths.js';
+import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import { ChainOracle } from '../../src/workload/chain.js';
+import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
+import { readSituation } from '../../src/xen/cpus.js';
+import { listDomains } from '../../src/xen/domains.js';
+import { readEntryFacts } from '../../src/xen/entry.js';
+
+const SEED = 500;
+/** A slow or busy host needs most of it. */
+const REVIVAL_MS = 30_000;
+const RFLAGS_INTERRUPTS_OFF = 2;
+const JUMP_TO_ITSELF = [0xeb, 0xfe];
+
+let box: Box;
+let dir: string;
+let target: Target;
+beforeAll(async () => {
+  mkdirSync(cacheFolder(), { recursive: true });
+  dir = mkdtempSync(join(tmpdir(), 'ninelives-trial-'));
+  box = await openBox(DEFAULT_BOX, silent);
+});
+afterAll(async () => {
+  await box?.stop();
+  rmSync(dir, { recursive: true, force: true });
+});
+beforeEach(async () => {
+  await box.restore();
+  await sleep(1000);
+  await box.machine.freeze();
+  target = await findTarget(box.machine);
+});
+
+const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
+
+/** Whether every VM works on correctly since `before`, within the time they get. */
+async function allRevive(before: Sample): Promise<boolean> {
+  const oracle = new ChainOracle();
+  const expected = [
+    { name: 'dom0', kind: 'dom0' as const },
+    ...DEFAULT_BOX.guests.map(({ name, kind }) => ({ name, kind })),
+  ];
+  const end = performance.now() + REVIVAL_MS;
+  for (;;) {
+    await sleep(250);
+    if (allWell(judge(before, before, [sample()], { expected, oracle }))) return true;
+    if (performance.now() > end) return false;
+  }
+}
+
+/** A plan without what depends on the host's clock. */
+const timeless = (plan: Plan) => ({ ...plan, steps: plan.steps.map((step) => ({ ...step, durationMs: 0 })) });
+
+function replay(path: string): Plan {
+  const capsule = loadCapsule(path);
+  return makePlan(microreset, capsule.xen, readEntryFacts(capsule.xen));
+}
+
+/** Host time that the threads of the box's CPUs have waited for a processor of the host, in milliseconds. */
+function hostWaitMs(): number {
+  const { pid, threadIds } = box.machine;
+  const waits = threadIds.map((id) =>
+    Number(readFileSync(`/proc/${pid}/task/${id}/schedstat`, 'latin1').split(' ')[1]),
+  );
+  return waits.reduce((sum, wait) => sum + wait / 1e6, 0);
+}
+
+/** A place in Xen's text where the bytes are those of a jump to itself. */
+function endlessLoop({ xen }: Target): bigint {
+  const { address, size } = xen.profile.image.find(({ name }) => name === '.text')!;
+  const at = Buffer.from(xen.memory.bytes(address, size)).indexOf(Buffer.from(JUMP_TO_ITSELF));
+  expect(at).toBeGreaterThan(0);
+  return address + BigInt(at);
+}
+
+/** Whether a process has ended; whoever inherited it may not have asked for its exit status yet. */
+function isGone(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]!.startsWith('Z');
+  } catch {
+    return true;
+  }
+}
+
+/** Runs the box until a CPU is stopped in the middle of Xen. */
+async function freezeInXen(): Promise<number> {
+  for (let attempt = 0; attempt < 300; attempt++) {
+    const xen = target.at(await box.machine.capture());
+    const inside = readSituation(xen, target.facts, listDomains(xen)).cpus.find(
+      ({ where, registers }) => where === 'xen' && xen.profile.isText(registers.rip),
+    );
+    if (inside !== undefined) return inside.cpu;
+    await box.machine.resume();
+    await sleep(5 + (attempt % 13));
+    await box.machine.freeze();
+  }
+  throw new Error('no CPU was found in Xen');
+}
+
+describe('a trial', () => {
+  it('recovers a hypervisor that was broken at a random instruction', { retry: 2 }, async () => {
+    const capsuleDir = mkdtempSync(join(dir, 'trial-'));
+    const trial = await runTrial(box, target, {
+      random: Random.forPart(SEED, 1),
+      oracle: new ChainOracle(),
+      signal: new AbortController().signal,
+      capsuleDir,
+    });
+    expect(trial.cause).toBeUndefined();
+    expect(trial.verdict).toMatchObject({ success: true, noVmf: true });
+    expect(trial.verdict.vms.map(({ name, alive, intact }) => [name, alive, intact])).toEqual(
+      box.vmNames.map((name) => [name, true, true]),
+    );
+    const [recovery] = trial.recoveries;
+    expect(trial.failures[0]).toMatchObject({ kind: expect.stringMatching(/trap|bug|double/) as string });
+    expect(recovery).toMatchObject({ result: 'resumed', plan: { problems: [] } });
+    expect(recovery!.latencyMs).toBeGreaterThan(0);
+    expect(recovery!.latencyMs).toBeLessThan(1000);
+    expect(trial.outageMs).toBeGreaterThanOrEqual(recovery!.latencyMs);
+
+    expect(timeless(replay(recovery!.capsule!))).toEqual(timeless(recovery!.plan));
+  });
+});
+
+describe('a guard', () => {
+  it('declares a CPU hung that spins in Xen, and recovers it', { retry: 1 }, async () => {
+    const events: GuardEvent[] = [];
+    const capsuleDir = mkdtempSync(join(dir, 'hang-'));
+    const guard = await Guard.attach(target, { capsuleDir, onEvent: (event) => events.push(event) });
+    const cpu = await freezeInXen();
+    const before = sample();
+    await box.machine.writeRegisters(cpu, { rip: endlessLoop(target), rflags: RFLAGS_INTERRUPTS_OFF });
+    const waited = hostWaitMs();
+    const begun = performance.now();
+    const recovery = await guard.nextRecovery(30_000);
+    const slack = hostWaitMs() - waited;
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(recovery!.failure.detectedAtMs - begun).toBeLessThan(300 + slack);
+    expect(recovery!.failure.stalledMs).toBeGreaterThan(100);
+    expect(events.filter((event) => event.kind === 'failure')).toHaveLength(1);
+    expect(timeless(replay(recovery!.capsule!))).toEqual(timeless(recovery!.plan));
+
+    const watching = guard.run();
+    const revived = await allRevive(before);
+    guard.stop();
+    await watching;
+    expect(revived).toBe(true);
+  });
+
+  it('sees no failure in a healthy box, and leaves it running when it goes', async () => {
+    const events: GuardEvent[] = [];
+    const before = sample();
+    const guard = await Guard.attach(target, { onEvent: (event) => events.push(event) });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(guard.failures).toBe(0);
+    guard.stop();
+    await guard.run();
+    await box.machine.freeze();
+    await box.machine.clearBreakpoints();
+    await box.machine.resume();
+    expect(box.machine.state).toBe('running');
+    expect(await allRevive(before)).toBe(true);
+    expect(events.map((event) => event.kind).filter((kind) => kind !== 'false-alarm')).toEqual(['watching']);
+  });
+
+  it('says so when QEMU is killed in the middle of a recovery, and leaves nothing behind', async () => {
+    const { pid } = box.machine;
+    const { runtimeDir } = box;
+    const guard = await Guard.attach(target, {
+      onEvent: ({ kind }) => {
+        if (kind === 'failure') process.kill(pid, 'SIGKILL');
+      },
+    });
+    await injectFailstop(target, new Random(SEED));
+    await expect(guard.nextRecovery(10_000)).rejects.toMatchObject({ code: 'NL_QEMU_EXITED' });
+    await box.stop();
+    expect(existsSync(runtimeDir)).toBe(false);
+    await vi.waitFor(() => expect(isGone(pid)).toBe(true), 5000);
+    expect(readdirSync('/dev/shm').filter((name) => name.includes(`-${process.pid}-`))).toEqual([]);
+  });
+});
