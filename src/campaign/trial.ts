@@ -138,20 +138,24 @@ async function observe(
     after.push(sampleOf(box));
     return judge(before, resumed, after, judging(box, options));
   };
-  const until = async (limitMs: number): Promise<VmVerdict[]> => {
-    const end = performance.now() + limitMs;
-    for (;;) {
-      await sleep(POLL_MS, undefined, { signal });
-      const vms = look();
-      if (allWell(vms) || performance.now() > end || seen.end !== undefined) return vms;
+  // dom0 creates the new VM as soon as it is seen to work; the others are watched meanwhile.
+  let creation: Promise<NewVm> | undefined;
+  const end = performance.now() + REVIVAL_LIMIT_MS;
+  let vms: VmVerdict[];
+  for (;;) {
+    vms = look();
+    if (creation === undefined && vms.some((vm) => vm.kind === 'dom0' && vm.alive)) {
+      told('creating a new VM');
+      creation = box.createVm();
     }
-  };
-  const revived = await until(REVIVAL_LIMIT_MS);
-  if (seen.end !== undefined || !revived.some((vm) => vm.kind === 'dom0' && vm.alive)) {
-    return { vms: revived, newVm: { kind: 'failed', name: 'new VM', reason: 'dom0 is not there to create it' } };
+    if (allWell(vms) || performance.now() > end || seen.end !== undefined) break;
+    await sleep(POLL_MS, undefined, { signal });
   }
-  told('creating a new VM');
-  const newVm = await box.createVm();
+  if (seen.end !== undefined || creation === undefined) {
+    await creation?.catch(() => undefined);
+    return { vms, newVm: { kind: 'failed', name: 'new VM', reason: 'dom0 is not there to create it' } };
+  }
+  const newVm = await creation;
   signal.throwIfAborted();
   // The creation is work for the hypervisor, and a hypervisor that is broken in a quiet corner may fail only now.
   return { vms: look(), newVm };

@@ -10,7 +10,6 @@ import { tallyLines, tallyOf } from '../../report/tally.js';
 import { timeline } from '../../report/timeline.js';
 import { type Box, openBox } from '../../testbed/box.js';
 import { ChainOracle } from '../../workload/chain.js';
-import { unlessAborted } from '../abandon.js';
 import { NEW_BOX_OPTIONS, newBoxSpec } from '../box.js';
 import { claimBox, forgetBox, recordBox } from '../boxes.js';
 import type { Command, Context } from '../command.js';
@@ -39,8 +38,12 @@ export const demo: Command = {
     const runtimeDir = keep ? claimBox(spec.name) : undefined;
     let kept = false;
     try {
-      const opening = openBox(spec, terminal, runtimeDir === undefined ? {} : { lifetime: 'detached', runtimeDir });
-      await using box = await unlessAborted(signal, opening, (late) => late.stop());
+      const opening = openBox(
+        spec,
+        terminal,
+        runtimeDir === undefined ? { signal } : { lifetime: 'detached', runtimeDir, signal },
+      );
+      await using box = await opening;
       try {
         const trials = await runTrials(box, { seed, runs }, context);
         if (keep) recordBox(recordOf(box));

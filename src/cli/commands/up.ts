@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { EXIT } from '../../common/errors.js';
 import { duration } from '../../report/style.js';
 import { type Box, openBox } from '../../testbed/box.js';
-import { unlessAborted } from '../abandon.js';
 import { NAME_OPTION, NEW_BOX_OPTIONS, nameOf, newBoxSpec } from '../box.js';
 import { type BoxRecord, claimBox, forgetBox, recordBox } from '../boxes.js';
 import type { Command } from '../command.js';
@@ -23,8 +22,9 @@ export const up: Command = {
         lifetime: 'detached',
         runtimeDir,
         snapshot: typed.given('renew') ? 'renew' : 'use',
+        signal,
       });
-      await using box = await unlessAborted(signal, opening, (late) => late.stop());
+      await using box = await opening;
       record = recordOf(box);
       recordBox(record);
       terminal.done();
