@@ -118,4 +118,19 @@ describe('emulate', () => {
   it('does not run for ever', () => {
     expect(run([0xeb, 0xfe]).count).toBe(200);
   });
+
+  it.each([
+    ['a push through two registers', [0x43, 0xff, 0x34, 0x0c]],
+    ['a push of a segment register', [0x0f, 0xa0]],
+    ['a store through two registers', [0x48, 0x89, 0x0c, 0x18]],
+  ])('stops before %s, which it does not understand', (_, bytes) => {
+    const { count, state, memory } = run([...bytes, HLT]);
+    expect(count).toBe(0);
+    expect(state.registers.rsp).toBe(0x8000n);
+    expect(memory.size).toBe(0);
+  });
+
+  it('pushes the stack pointer as it was before', () => {
+    expect(run([0x54, HLT]).read(0x7ff8n)).toBe(0x8000n);
+  });
 });

@@ -44,6 +44,8 @@ export function* decode(code: Uint8Array, address: bigint): Generator<Instructio
 }
 
 function flowOf(instruction: IcedInstruction): Instruction['flow'] {
+  // To the decoder it is a kind of call; to Xen's code it is an instruction after which the next one follows.
+  if (instruction.mnemonic === Mnemonic.Vmrun) return 'next';
   switch (instruction.flowControl) {
     case FlowControl.Call:
     case FlowControl.IndirectCall:
@@ -57,7 +59,7 @@ function flowOf(instruction: IcedInstruction): Instruction['flow'] {
       return 'return';
     case FlowControl.Exception:
     case FlowControl.Interrupt:
-      return instruction.mnemonic === Mnemonic.Vmrun ? 'next' : 'stop';
+      return 'stop';
     default:
       return 'next';
   }

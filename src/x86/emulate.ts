@@ -43,11 +43,15 @@ function execute(state: EmulatedState, memory: EmulatedMemory, instruction: Inst
   const { registers } = state;
   const { raw } = instruction;
   switch (instruction.mnemonic) {
-    case Mnemonic.Push:
+    case Mnemonic.Push: {
+      const value = operand(state, memory, raw, 0, 8);
+      if (value === undefined) return false;
       registers.rsp -= 8n;
-      memory.write(registers.rsp, 8, operand(state, memory, raw, 0, 8) ?? 0n);
+      memory.write(registers.rsp, 8, value);
       break;
+    }
     case Mnemonic.Mov: {
+      if (raw.op0Kind === OpKind.Memory && effectiveAddress(state, raw) === undefined) return false;
       if (raw.op0Kind !== OpKind.Memory && registerName(raw.op0Register) === undefined) return false;
       const size = raw.op0Kind === OpKind.Memory ? memorySize(raw) : registerSize(raw.op0Register);
       const value = operand(state, memory, raw, 1, size);

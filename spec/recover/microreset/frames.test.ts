@@ -34,6 +34,19 @@ describe('complete-frames', () => {
     expect(findings).toEqual(['CPU 0: ran 4 instructions of lstar_enter+0x20 on values']);
   });
 
+  it('runs a CPU on from the stub page, where it is still on the guest’s stack', () => {
+    const stub = fake.get('stubs', fake.perCpu('stubs', 0), 'addr');
+    // mov rax, rsp; then rsp becomes the top of Xen's frame; push rax; call
+    const top = fake.frame(0) + BigInt(fake.profile.struct('cpu_user_regs').field('es').offset);
+    const immediate = Array.from({ length: 8 }, (_, n) => Number((top >> BigInt(8 * n)) & 0xffn));
+    fake.putBytes(stub, [0x48, 0x89, 0xe0, 0x48, 0xbc, ...immediate, 0x50, 0xe8, 0, 0, 0, 0]);
+    fake.enterXen(0, stub);
+    fake.registers(0).rsp = 0x7fff_1234_5678n;
+    const { after, findings } = planWith(fake, completeFrames);
+    expect(after.memory.u64(top - 8n)).toBe(0x7fff_1234_5678n);
+    expect(findings[0]).toMatch(/ran 3 instructions/);
+  });
+
   it('does nothing deeper in Xen, or on the way out', () => {
     fake.enterXen(0, 'do_sched_op');
     expect(planWith(fake, completeFrames).writes).toEqual([]);

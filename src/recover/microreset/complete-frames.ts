@@ -106,7 +106,7 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
 /** Between the SYSCALL and the switch to Xen's stack, code in the CPU's stub page runs on the guest's stack. */
 function isTrampoline({ xen }: StepContext, { cpu, registers }: CpuState): boolean {
   const stubs = xen.object('stubs', xen.perCpu('stubs', cpu)).u64('addr');
-  return registers.rip >= stubs && registers.rip < stubs + BigInt(xen.profile.constant('STUB_BUF_SIZE'));
+  return registers.rip >= stubs && registers.rip < stubs + (1n << BigInt(xen.profile.constant('STUB_BUF_SHIFT')));
 }
 
 /** On the way out the frame stays complete in memory until the guest runs. */
