@@ -22,7 +22,7 @@ export interface Outcome {
 /** Plans with these steps alone. */
 export function planWith(fake: FakeXen, ...steps: Step[]): Outcome {
   const xen = fake.xen();
-  const plan = makePlan({ name: 'test', steps }, xen, readEntryFacts(xen));
+  const plan = makePlan({ name: 'test', steps }, xen, readEntryFacts(xen), { scope: 'everything' });
   const overlay = new Overlay(fake);
   const writes = plan.edits.filter((edit) => edit.kind === 'memory');
   for (const { address, after } of writes) {

@@ -408,6 +408,7 @@ export class FakeXen implements View {
       this.memory.map(root, code, page, 'page');
     }
     this.set('vcpu', this.dom0.address, 'arch.cr3', root);
+    this.set('vcpu', this.dom0.address, 'arch.guest_table', BigInt(root) >> 12n);
   }
 }
 

@@ -284,7 +284,7 @@ export class Guard {
     const recording = new RecordingView(await this.#target.machine.capture());
     const { mechanism = microreset } = this.#options;
     const rehearse = (): void => {
-      makePlan(mechanism, this.#target.at(recording), this.#target.facts);
+      makePlan(mechanism, this.#target.at(recording), this.#target.facts, { scope: 'everything' });
     };
     rehearse();
     this.#rehearsals = this.#rehearse(rehearse);

@@ -17,21 +17,33 @@ export interface Mechanism {
 export interface PlanOptions {
   /** Names of steps that are left out: the ablation study. `place-cpus` cannot be. */
   readonly without?: ReadonlySet<string>;
+  /** Look for everything, also for what no abandoned thread can have touched: an audit, and the rehearsal of a guard. */
+  readonly scope?: 'touched' | 'everything';
   /** A clock for the duration of steps, in milliseconds. Replay gives none, so that plans compare equal. */
   readonly now?: () => number;
 }
 
+/** Grant entries are the most numerous locks by far, and only this code takes them. */
+const GRANT_CODE = /grant|gnt|gref|active_entry|acquire_/;
+
 export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
-  const { without, now = () => 0 } = options;
+  const { without, scope = 'touched', now = () => 0 } = options;
   const situation = readSituation(xen, facts, listDomains(xen));
   const plan = new PlanBuilder(xen);
+  const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
+  const wasIn = (pattern: RegExp): boolean =>
+    scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
   const context: StepContext = {
     plan,
     xen: plan.xen,
     facts,
     situation,
-    abandoned: situation.cpus.filter((cpu) => cpu.where === 'xen'),
-    locks: { static: [...staticLocks(xen)], heap: [...heapLocks(xen, situation.domains)] },
+    abandoned,
+    wasIn,
+    locks: {
+      static: [...staticLocks(xen)],
+      heap: [...heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries')],
+    },
     destinations: new Map(),
     notes: new Map(),
   };

@@ -14,6 +14,11 @@ export interface StepContext {
   readonly situation: Situation;
   /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
   readonly abandoned: readonly CpuState[];
+  /**
+   * Whether an abandoned thread was inside code that `pattern` names: only then can it have left such state behind.
+   * Always true in a thorough plan.
+   */
+  wasIn(pattern: RegExp): boolean;
   /** Every lock of this Xen, walked once: no step of a plan creates or moves one. */
   readonly locks: { readonly static: readonly LockInstance[]; readonly heap: readonly LockInstance[] };
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */

@@ -22,6 +22,11 @@ export interface SvmEntry {
 export interface EntryFacts {
   /** Return addresses of `call pv_hypercall`: in the slot under the guest frame while a hypercall is in progress. */
   readonly hypercallReturns: ReadonlySet<bigint>;
+  /**
+   * Return addresses of calls that entry code makes into itself before it calls anything else: they overwrite the CPU's
+   * return predictor (Xen: DO_OVERWRITE_RSB) and mean that the CPU is still on its way in.
+   */
+  readonly stuffingReturns: ReadonlySet<bigint>;
   /** Return addresses of calls made while a system call is forwarded from a guest's process to its kernel. */
   readonly forwardReturns: ReadonlySet<bigint>;
   /** Return addresses of calls of `create_bounce_frame`, with what is being delivered to the PV guest. */
@@ -68,6 +73,15 @@ export function readEntryFacts(xen: Xen): EntryFacts {
   if (hypercallReturns.size === 0) {
     throw new NinelivesError('NL_PROFILE_MISMATCH', 'the entry code has no call of pv_hypercall');
   }
+  const stuffingReturns = new Set<bigint>();
+  for (const name of [...HYPERCALL_ENTRIES, 'svm_asm_do_resume']) {
+    if (!xen.profile.hasSymbol(name)) continue;
+    const start = xen.symbol(name);
+    const end = start + BigInt(functionBytes(xen, name).length);
+    for (const { target, next } of callsIn(xen, name)) {
+      if (target !== undefined && target >= start && target < end) stuffingReturns.add(next);
+    }
+  }
   const forwardReturns = new Set([...callsIn(xen, 'switch_to_kernel')].map((call) => call.next));
   const frameReturns = new Map<bigint, string>();
   for (const name of FRAME_MAKERS) {
@@ -76,6 +90,7 @@ export function readEntryFacts(xen: Xen): EntryFacts {
   }
   return {
     hypercallReturns,
+    stuffingReturns,
     forwardReturns,
     bounceReturns: bounceReturns(xen),
     frameReturns,

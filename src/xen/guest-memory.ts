@@ -1,14 +1,17 @@
-/** A PV guest's memory, through the page tables that its vCPU runs on. */
+/**
+ * A PV guest's memory, through its kernel's page tables: they map the running process as well, while those that the vCPU
+ * runs on at the moment may be the process's, which do not map the kernel.
+ */
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
 import type { XenObject } from './object.js';
 import type { Xen } from './xen.js';
 
-const CR3_FRAME = 0x000f_ffff_ffff_f000n;
+const PAGE_SHIFT_BITS = 12n;
 
 /** Machine address behind a guest's virtual address; `undefined` where the guest maps nothing. */
 export function guestToMachine(xen: Xen, vcpu: XenObject, address: bigint): number | undefined {
-  const root = physical(vcpu.u64('arch.cr3') & CR3_FRAME);
+  const root = physical(vcpu.u64('arch.guest_table') << PAGE_SHIFT_BITS);
   return translate(xen.view, root, BigInt.asUintN(64, address))?.physical;
 }
 

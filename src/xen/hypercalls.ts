@@ -59,10 +59,13 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
   if (code === undefined || code[0] !== 0x0f || code[1] !== 0x05) return { state: 'none' };
 
   const fromUser = frame.u64('rip') < USER_END;
-  const inCall = threadStackPointer(cpu) < cpu.stack.guestFrame;
   const slot = xen.memory.u64(cpu.stack.guestFrame - 8n);
+  const below = threadStackPointer(cpu) < cpu.stack.guestFrame;
+  const stuffing = below && facts.stuffingReturns.has(slot);
+  const inCall = below && !stuffing;
+  const entering = stuffing || (!inCall && isEntering(xen, cpu));
   if (fromUser) {
-    const forwarding = inCall ? facts.forwardReturns.has(slot) : isEntering(xen, cpu);
+    const forwarding = inCall ? facts.forwardReturns.has(slot) : entering;
     return forwarding ? { state: 'forwarded-syscall' } : { state: 'none' };
   }
   const number = Number(frame.u64('rax') & 0xffff_ffffn);
@@ -72,7 +75,7 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
     if (!facts.hypercallReturns.has(slot) || !asked) return { state: 'finished' };
     return { state: 'in-progress', ...hypercall, started: true };
   }
-  return asked && isEntering(xen, cpu) ? { state: 'in-progress', ...hypercall, started: false } : { state: 'finished' };
+  return asked && entering ? { state: 'in-progress', ...hypercall, started: false } : { state: 'finished' };
 }
 
 /**

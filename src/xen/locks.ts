@@ -65,9 +65,13 @@ export function* staticLocks(xen: Xen): Generator<LockInstance> {
   }
 }
 
-/** Locks in objects on Xen's heap. */
-export function* heapLocks(xen: Xen, domains: readonly Domain[]): Generator<LockInstance> {
-  for (const domain of domains) yield* domainLocks(xen, domain);
+/** Locks in objects on Xen's heap; those of grant entries, thousands of them, only on request. */
+export function* heapLocks(
+  xen: Xen,
+  domains: readonly Domain[],
+  which: 'all' | 'no-grant-entries' = 'all',
+): Generator<LockInstance> {
+  for (const domain of domains) yield* domainLocks(xen, domain, which);
   for (const vcpu of allVcpus(domains)) {
     yield* locksIn(xen, vcpu.object, vcpu.name, skipOtherKind(xen, vcpu.domain));
     const fifo = vcpu.object.u64('evtchn_fifo');
@@ -80,13 +84,13 @@ export function* heapLocks(xen: Xen, domains: readonly Domain[]): Generator<Lock
   yield* pointedTo(xen, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
 }
 
-function* domainLocks(xen: Xen, domain: Domain): Generator<LockInstance> {
+function* domainLocks(xen: Xen, domain: Domain, which: 'all' | 'no-grant-entries'): Generator<LockInstance> {
   const name = `d${domain.id}`;
   const { object } = domain;
   yield* locksIn(xen, object, name, skipOtherKind(xen, domain));
   if (domain.kind === 'idle') return;
   yield* pointedTo(xen, object.u64('grant_table'), 'grant_table', `${name} grant table`);
-  for (const entry of grantEntries(xen, domain)) yield* locksIn(xen, entry, `${name} grant entry`);
+  if (which === 'all') for (const entry of grantEntries(xen, domain)) yield* locksIn(xen, entry, `${name} grant entry`);
   for (const channel of eventChannels(xen, domain)) yield* locksIn(xen, channel, `${name} event channel`);
   for (const path of ['iomem_caps', 'irq_caps', 'arch.ioport_caps']) {
     yield* pointedTo(xen, object.u64(path), 'rangeset', `${name} ${path}`);

@@ -122,6 +122,9 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   const { guestFrame, end } = cpu.stack;
   const frame = xen.object('cpu_user_regs', guestFrame);
   if (!onStack(cpu.stack, trap.rsp)) return;
+  // All registers are saved, but the exit handler was not called yet.
+  const stuffing = trap.rsp < guestFrame && context.facts.stuffingReturns.has(xen.memory.u64(guestFrame - 8n));
+  if (stuffing && cpu.current.domain.kind === 'hvm') resumeAtStgi(context, cpu, 'pending');
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;

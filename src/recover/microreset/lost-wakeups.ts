@@ -5,10 +5,20 @@
  *
  * The same `vcpu_wake` brings back a vCPU that is runnable and neither runs nor waits on a queue.
  */
-import { allVcpus } from '../../xen/domains.js';
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import type { Step } from '../step.js';
 
 const VPF_BLOCKED = 1n;
+
+/**
+ * An HVM guest takes the interrupt for its events from its virtual APIC, and Xen raises it only when the "pending" mark
+ * goes from clear to set: dropped in between, it would never be raised again.
+ */
+function hasPendingUpcall({ object }: Vcpu): boolean {
+  const { memory } = object;
+  const info = object.u64('vcpu_info');
+  return memory.isMapped(info) && memory.u8(info) !== 0;
+}
 
 export const lostWakeups: Step = {
   name: 'lost-wakeups',
@@ -21,6 +31,9 @@ export const lostWakeups: Step = {
       if (vcpu.domain.kind === 'idle' || !vcpu.object.bool('is_initialised')) continue;
       const blocked = (vcpu.object.u64('pause_flags') & VPF_BLOCKED) !== 0n;
       const { cpu } = abandoned[next++ % abandoned.length]!;
+      if (vcpu.domain.kind === 'hvm' && hasPendingUpcall(vcpu)) {
+        plan.call(cpu, 'hvm_assert_evtchn_irq', [vcpu.address], `${vcpu.name} is interrupted for its events`);
+      }
       plan.call(cpu, blocked ? 'vcpu_unblock' : 'vcpu_wake', [vcpu.address], `${vcpu.name} looks for work`);
     }
   },

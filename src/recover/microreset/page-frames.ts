@@ -9,9 +9,10 @@
  */
 import { framesWhere, pageInfo } from '../../xen/frames.js';
 import type { Step } from '../step.js';
+import { CHANGES_TABLES } from './page-tables.js';
 
-/** Page types that are validated before use: page tables of level 1 to 4 and descriptor pages. */
-const VALIDATED_TYPES = { first: 1, last: 5 } as const;
+/** Page types that are validated before use: page tables of level 1 to 4, descriptor pages, writable pages. */
+const VALIDATED_TYPES: ReadonlySet<number> = new Set([1, 2, 3, 4, 5, 7]);
 /** The type stands in the uppermost 3 bits. */
 const TYPE_SHIFT = 29;
 
@@ -19,15 +20,15 @@ export const pageFrames: Step = {
   name: 'page-frames',
   removes: 'page locks and validations of page tables that abandoned threads left behind',
   source: 'Le and Tamir, VEE 2011: consistent page-frame descriptors (4 points of success there)',
-  run({ plan, xen }) {
+  run({ plan, xen, wasIn }) {
+    if (!wasIn(CHANGES_TABLES)) return;
     const constant = (name: string): bigint => BigInt(xen.profile.constant(name));
     const upper = (name: string): number => Number(constant(name) >> 32n);
     const locked = upper('PGT_locked');
     const settled = upper('PGT_validated') | upper('PGT_partial');
     const isSuspect = (word: number): boolean => {
       if ((word & locked) !== 0) return true;
-      const type = word >>> TYPE_SHIFT;
-      return (word & settled) === 0 && type >= VALIDATED_TYPES.first && type <= VALIDATED_TYPES.last;
+      return (word & settled) === 0 && VALIDATED_TYPES.has(word >>> TYPE_SHIFT);
     };
     for (const frame of framesWhere(xen, isSuspect)) {
       const info = pageInfo(xen, frame);

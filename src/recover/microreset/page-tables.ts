@@ -13,7 +13,6 @@
  * inside the code that changes them. (ReHype makes the validation bit agree with the count, and leaves the children.)
  */
 import { PAGE_SIZE } from '../../x86/address.js';
-import type { CpuState } from '../../xen/cpus.js';
 import { framesWhere, pageInfo } from '../../xen/frames.js';
 import type { Step, StepContext } from '../step.js';
 
@@ -23,19 +22,17 @@ const WRITABLE = 2;
 /** Slots of a top-level table that belong to Xen (asm-x86/config.h: ROOT_PAGETABLE_FIRST_XEN_SLOT and _LAST_). */
 const XEN_SLOTS = { first: 256, last: 271 } as const;
 /** Functions that change page tables or their types. */
-const CHANGES_TABLES =
-  /page_type|put_page|get_page|mod_l\d|mmu_update|mmuext|update_va_mapping|ptwr|promote|demote|l\d_table|ptwr|put_pt|pv_ro_page/;
+export const CHANGES_TABLES =
+  /page_type|put_page|get_page|mod_l\d|mmu_update|mmuext|update_va_mapping|ptwr|promote|demote|l\d_table|put_pt|pv_ro_page|page_lock/;
 
 export const pageTables: Step = {
   name: 'page-tables',
   removes: 'type references of page tables that were half taken or half dropped',
   source: 'ours; Le and Tamir, VEE 2011 for the validation bit; Xen 4.17 arch/x86/mm.c',
   run(context) {
-    if (context.abandoned.some(changesTables)) new Recount(context).run();
+    if (context.wasIn(CHANGES_TABLES)) new Recount(context).run();
   },
 };
-
-const changesTables = (cpu: CpuState): boolean => cpu.backtrace.some((entry) => CHANGES_TABLES.test(entry.text));
 
 type Level = 1 | 2 | 3 | 4;
 
