@@ -248,7 +248,7 @@ describe('page-frames', () => {
   it.each([
     ['validated', 'PGT_validated', 'PGT_l2_page_table'],
     ['partly validated', 'PGT_partial', 'PGT_l2_page_table'],
-    ['writable', 'PGT_none', 'PGT_writable_page'],
+    ['writable and validated', 'PGT_validated', 'PGT_writable_page'],
     ['pinned and validated', 'PGT_validated', 'PGT_l4_page_table'],
   ])('leaves a %s page alone', (_, state, type) => {
     setType(constant(type) | constant(state) | 1n);
