@@ -82,7 +82,8 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
  * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
  * (the failure itself, on the CPU that failed).
  */
-const threadStackPointer = ({ traps, registers }: HypercallThread): bigint => traps.at(-1)?.rsp ?? registers.rsp;
+export const threadStackPointer = ({ traps, registers }: Pick<HypercallThread, 'traps' | 'registers'>): bigint =>
+  traps.at(-1)?.rsp ?? registers.rsp;
 
 /** Whether the CPU, between calls of the entry code, was on its way in. */
 function isEntering(xen: Xen, cpu: HypercallThread): boolean {

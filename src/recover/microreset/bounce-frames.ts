@@ -10,6 +10,7 @@
  * that failed there.
  */
 import type { CpuState } from '../../xen/cpus.js';
+import { threadStackPointer } from '../../xen/hypercalls.js';
 import { type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
 
 const RING_3 = 3;
@@ -33,7 +34,7 @@ function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
     plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
     plan.found(`${current.name}: privilege level in its frame restored`);
   }
-  const sp = cpu.traps.at(-1)?.rsp ?? cpu.registers.rsp;
+  const sp = threadStackPointer(cpu);
   const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));
   if (sp >= stack.guestFrame || delivery === undefined) return;
   const fromUser = frame.u64('rip') < USER_END;
