@@ -58,7 +58,8 @@ build_is_stale() {
 }
 
 install_packages() {
-  cd "$root" && npm ci --no-audit --no-fund --loglevel=error </dev/null
+  # Not `npm ci`: it refuses a lock file without the optional packages of other platforms, and newer npm writes none.
+  cd "$root" && npm install --no-save --no-audit --no-fund --loglevel=error </dev/null
 }
 
 build() {
