@@ -96,10 +96,9 @@ export interface ProgressWords {
 }
 
 export function progressWords(xen: Xen): ProgressWords[] {
-  const statSize = xen.sizeOf('irq_cpustat_t');
   return Array.from({ length: xen.cpuCount }, (_, cpu) => ({
     deadline: xen.perCpu('timer_deadline', cpu),
-    softirq: xen.symbol('irq_stat') + BigInt(cpu * statSize),
+    softirq: xen.irqStat(cpu).address,
     runstate: xen.perCpu('curr_vcpu', cpu),
   }));
 }

@@ -13,6 +13,7 @@ import { RecordingView, saveCapsule } from '../recover/capsule.js';
 import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
+import type { View } from '../x86/view.js';
 import { readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
 import { recover } from './recover.js';
@@ -39,6 +40,12 @@ export interface GuardOptions {
   readonly onEvent?: (event: GuardEvent) => void;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
+}
+
+/** A failure with the view it was seen in, from which the recovery is planned. No view: the machine cannot go on. */
+interface Sighting {
+  readonly failure: Failure;
+  readonly view?: View;
 }
 
 /** How often the watchdog looks, in milliseconds of host time. */
@@ -102,14 +109,15 @@ export class Guard {
     while (!this.#stopped) {
       const left = deadline - performance.now();
       if (left <= 0) return undefined;
-      const failure = await this.#look(Math.min(LOOK_EVERY_MS, left));
-      if (failure === undefined) continue;
+      const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
+      if (seen === undefined) continue;
+      const { failure } = seen;
       this.#failures++;
       this.#options.onEvent?.({ kind: 'failure', failure });
       if (this.#isStorm(failure)) return undefined;
       this.#recovering = true;
       try {
-        return await this.#recover(failure);
+        return await this.#recover(seen);
       } finally {
         this.#recovering = false;
       }
@@ -146,13 +154,13 @@ export class Guard {
   }
 
   /** One look: a stop of the machine within `ms`, or a CPU that hangs. */
-  async #look(ms: number): Promise<Failure | undefined> {
+  async #look(ms: number): Promise<Sighting | undefined> {
     const stop = await this.#stopWithin(ms);
     if (stop !== undefined) {
       this.#recovering = true;
-      const failure = await this.#onStop(stop);
-      this.#recovering = failure !== undefined;
-      return failure;
+      const seen = await this.#onStop(stop);
+      this.#recovering = seen !== undefined;
+      return seen;
     }
     if (this.#options.hangs === 'ignore') return undefined;
     const suspects = this.#watch.observe(this.#samples(), performance.now());
@@ -169,15 +177,15 @@ export class Guard {
     }
   }
 
-  async #onStop(stop: Stop): Promise<Failure | undefined> {
+  async #onStop(stop: Stop): Promise<Sighting | undefined> {
     const { machine } = this.#target;
     if (stop.kind === 'breakpoint') {
-      const xen = this.#target.at(await machine.capture());
-      const failure = classifyStop(xen, stop.cpu, stop.atMs);
-      if (failure !== undefined) return failure;
+      const view = await machine.capture();
+      const failure = classifyStop(this.#target.at(view), stop.cpu, stop.atMs);
+      if (failure !== undefined) return { failure, view };
     } else if (stop.kind === 'shutdown' || stop.kind === 'reset' || stop.kind === 'internal-error') {
       const why = `QEMU stopped the machine: ${stop.kind}`;
-      return { kind: 'machine-stop', summary: why, detectedAtMs: stop.atMs };
+      return { failure: { kind: 'machine-stop', summary: why, detectedAtMs: stop.atMs } };
     }
     await machine.resume();
     this.#watch.reset();
@@ -191,7 +199,7 @@ export class Guard {
   }
 
   /** Looks twice at a suspected CPU; a CPU that stands in Xen both times and got nothing done is hung. */
-  async #examine(cpu: number, stalledMs: number): Promise<Failure | undefined> {
+  async #examine(cpu: number, stalledMs: number): Promise<Sighting | undefined> {
     const { machine } = this.#target;
     const before = this.#progress(cpu);
     const begun = performance.now();
@@ -212,7 +220,8 @@ export class Guard {
         const at = xen.profile.describe(state.registers.rip);
         const total = stalledMs + passed;
         const summary = `CPU ${cpu} made no progress in Xen for ${Math.round(total)} ms, at ${at}`;
-        return { kind: 'hang', cpu, at, summary, detectedAtMs: stop.atMs, stalledMs: total };
+        const failure: Failure = { kind: 'hang', cpu, at, summary, detectedAtMs: stop.atMs, stalledMs: total };
+        return { failure, view };
       }
       await machine.resume();
       const stopped = await this.#stopWithin(SECOND_LOOK_MS);
@@ -225,17 +234,15 @@ export class Guard {
     return sampleProgress(this.#target.xen, this.#words[cpu]!, NEVER_RAN).progress;
   }
 
-  async #recover(failure: Failure): Promise<Recovery | undefined> {
-    const { machine } = this.#target;
+  async #recover({ failure, view }: Sighting): Promise<Recovery | undefined> {
     const { mechanism = microreset, without, commitUnchecked, onEvent } = this.#options;
-    if (failure.kind === 'machine-stop') {
+    if (view === undefined) {
       onEvent?.({ kind: 'not-recovered', failure, why: failure.summary });
       this.#stopped = true;
       throw new NinelivesError('NL_QEMU_EXITED', `the machine cannot go on: ${failure.summary}`, {
         fix: 'Start the box again.',
       });
     }
-    const view = await machine.capture();
     let recording: RecordingView | undefined;
     const recovery = await recover(this.#target, view, failure, {
       mechanism,

@@ -48,7 +48,7 @@ function auditCpus({ plan, xen, abandoned, situation }: StepContext): void {
   for (const { cpu } of abandoned) if (!placed.has(cpu)) plan.problem(`CPU ${cpu} has no place to go`);
   for (const vcpu of allVcpus(situation.domains)) {
     const runs = situation.cpus.some((cpu) => cpu.current.address === vcpu.address);
-    if (vcpu.object.bool('is_running') && !runs && xen.cpuCount > 0) {
+    if (vcpu.object.bool('is_running') && !runs) {
       const now = xen.object('vcpu', vcpu.address);
       if (now.bool('is_running')) plan.problem(`${vcpu.name} would count as running and runs nowhere`);
     }

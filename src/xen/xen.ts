@@ -57,6 +57,11 @@ export class Xen {
     return offset;
   }
 
+  /** CPU `cpu`'s softirq word and interrupt counts: its element of `irq_stat`. */
+  irqStat(cpu: number): XenObject {
+    return this.object('irq_cpustat_t', this.symbol('irq_stat') + BigInt(cpu * this.sizeOf('irq_cpustat_t')));
+  }
+
   /** The structure of type `struct` at `address`. */
   object(struct: string, address: bigint): XenObject {
     return new XenObject(this.memory, this.profile.struct(struct), address);

@@ -22,7 +22,7 @@ export const perCpuState: Step = {
 
 function resetCpu({ plan, xen }: StepContext, cpu: number): void {
   const changed: string[] = [];
-  const stat = xen.object('irq_cpustat_t', xen.symbol('irq_stat') + BigInt(cpu * xen.sizeOf('irq_cpustat_t')));
+  const stat = xen.irqStat(cpu);
   if (plan.set(stat, '__local_irq_count', 0, `CPU ${cpu} is in no interrupt`)) changed.push('IRQ nesting');
   for (const name of COUNTERS) {
     if (plan.write(xen.perCpu(name, cpu), 4, 0, `${name} of CPU ${cpu}`)) changed.push(name);

@@ -16,7 +16,7 @@ export const softirqs: Step = {
     let mask = 0;
     for (const name of RAISED) mask |= 1 << xen.profile.enumValue(name);
     for (const { cpu } of abandoned) {
-      const stat = xen.object('irq_cpustat_t', xen.symbol('irq_stat') + BigInt(cpu * xen.sizeOf('irq_cpustat_t')));
+      const stat = xen.irqStat(cpu);
       const pending = stat.num('__softirq_pending');
       plan.set(stat, '__softirq_pending', pending | mask, `deferred work of CPU ${cpu}`);
     }
