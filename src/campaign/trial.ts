@@ -8,7 +8,7 @@ import type { Random } from '../common/random.js';
 import type { Failure } from '../detect/failure.js';
 import { Guard, type GuardEvent } from '../guard/guard.js';
 import type { Target } from '../guard/target.js';
-import { DEFAULT_FAILSTOP, type FailstopOptions, type InjectionPoint, injectFailstop } from '../inject/failstop.js';
+import { type FaultSpec, type InjectionPoint, injectOnce, type TriggerSpec } from '../inject/index.js';
 import type { Recovery } from '../recover/outcome.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
@@ -19,7 +19,10 @@ export interface TrialOptions {
   readonly random: Random;
   readonly oracle: ChainOracle;
   readonly signal: AbortSignal;
-  readonly failstop?: FailstopOptions;
+  /** Default: failstop. */
+  readonly fault?: FaultSpec;
+  /** Default: within a second, wherever a CPU is in Xen. */
+  readonly trigger?: TriggerSpec;
   /** Folder in which a capsule of each failure is kept. */
   readonly capsuleDir?: string;
   /** Called as the trial goes on, with a short phrase. */
@@ -66,7 +69,11 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   });
   await guard.warm;
   told('breaking the hypervisor');
-  const point = await injectFailstop(target, random, options.failstop ?? DEFAULT_FAILSTOP);
+  const { point } = await injectOnce(target, random, {
+    signal,
+    ...(options.fault === undefined ? {} : { fault: options.fault }),
+    ...(options.trigger === undefined ? {} : { trigger: options.trigger }),
+  });
   signal.throwIfAborted();
   const before = sampleOf(box);
   const brokenAtMs = performance.now();
