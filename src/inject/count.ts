@@ -103,7 +103,8 @@ class Counter {
       else await this.#advance();
     }
     await this.catchNothing();
-    return { kind: 'reached', site: await siteOf(target, this.#control, this.#cpu), steps: instructions };
+    const site = await siteOf(target, this.#control, this.#cpu);
+    return { kind: 'reached', site, steps: instructions, exact: this.#effort.surprises === 0 };
   }
 
   /** Removes the breakpoints on entries, so that other CPUs can run. */

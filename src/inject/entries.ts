@@ -5,6 +5,7 @@
 import { decode } from '../x86/decode.js';
 import type { EntryFacts } from '../xen/entry.js';
 import type { Xen } from '../xen/xen.js';
+import { knownOf } from './names.js';
 
 /** With the frame that the CPU pushed on the stack: error code and vector, rip, cs, rflags, rsp. */
 const WITH_FRAME = ['common_interrupt', 'handle_exception', 'handle_ist_exception'];
@@ -18,11 +19,9 @@ export interface Entries {
 }
 
 export function entriesOf(xen: Xen, facts: EntryFacts): Entries {
-  const known = (names: readonly string[]): bigint[] =>
-    names.filter((name) => xen.profile.hasSymbol(name)).map((name) => xen.symbol(name));
-  const withFrame = known(WITH_FRAME);
+  const withFrame = knownOf(xen, WITH_FRAME);
   const afterGuest = facts.svm === undefined ? [] : [facts.svm.vmrun + VMRUN_BYTES];
-  return { all: [...withFrame, ...known(OF_CALLS), ...afterGuest], withFrame: new Set(withFrame) };
+  return { all: [...withFrame, ...knownOf(xen, OF_CALLS), ...afterGuest], withFrame: new Set(withFrame) };
 }
 
 /** Where the instructions before an entry come from and lead: an interrupt's or exception's own first ones. */

@@ -22,7 +22,7 @@ const options = z.strictObject({
   /** Instructions that the CPU executes in the subsystem's code from there. */
   instructions: range(0, 1_000_000).default([0, 200]),
   /** Host time after the delay within which the point must be reached, in milliseconds. */
-  limitMs: z.int().min(1).max(600_000).default(20_000),
+  limitMs: z.int().min(1).max(600_000).default(10_000),
 });
 
 const choiceSchema = z.object({
