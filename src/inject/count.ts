@@ -204,13 +204,13 @@ class Counter {
     const stop = await machine.runOne(this.#cpu, { until, timeoutMs: HOP_LIMIT_MS });
     this.#registers = await machine.registers(this.#cpu);
     this.#look(stop, until);
-    const here = indexOnPath(prediction, this.#registers);
+    const here = indexOnPath(prediction, to, this.#registers);
     if (here !== undefined) {
       this.#executed(prediction.path.slice(0, here));
       return;
     }
     const before = this.#interrupted();
-    const left = before === undefined ? undefined : indexOnPath(prediction, before.registers);
+    const left = before === undefined ? undefined : indexOnPath(prediction, to, before.registers);
     // Interrupted on the way, or not where it should be: then the number is a guess, which is told.
     if (left === undefined) this.#effort.surprises++;
     this.#executed(prediction.path.slice(0, left ?? to));
@@ -316,10 +316,12 @@ export function lastFirstVisit(path: readonly bigint[], limit: number): number {
   return last;
 }
 
-/** The place of the path at which all registers are as foretold. */
-function indexOnPath({ path, registers }: Prediction, now: Readonly<CpuRegisters>): number | undefined {
-  // From the end: a hop that went well ends there.
-  for (let n = path.length - 1; n >= 0; n--) {
+/**
+ * The place of the path, up to `to`, at which all registers are as foretold. A CPU that goes round waiting has the same registers each
+ * time; it cannot have come beyond `to`, which it had not passed before.
+ */
+function indexOnPath({ path, registers }: Prediction, to: number, now: Readonly<CpuRegisters>): number | undefined {
+  for (let n = to; n >= 0; n--) {
     if (path[n] !== now.rip) continue;
     if (ENCODING_ORDER.every((name, encoding) => registers[n]![encoding] === now[name])) return n;
   }

@@ -29,7 +29,8 @@ const LONGEST_PRELUDE = 8;
 
 /** Addresses of the instructions that the CPU executed between taking `vector` and standing at `entry`. */
 export function preludeOf(xen: Xen, place: { cpu: number; vector: number; entry: bigint }): bigint[] {
-  const table = xen.memory.u64(xen.symbol('idt_tables') + BigInt(8 * place.cpu));
+  const tables = xen.symbol('idt_tables');
+  const table = xen.memory.u64(tables + BigInt(8 * place.cpu));
   const gate = table + BigInt(16 * place.vector);
   const lower = BigInt(xen.memory.u16(gate)) | (BigInt(xen.memory.u16(gate + 6n)) << 16n);
   let rip = lower | (BigInt(xen.memory.u32(gate + 8n)) << 32n);

@@ -42,7 +42,7 @@ const DATA_SECTIONS = new Set(['.data', '.data.read_mostly', '.bss']);
 function dataSpans(xen: Xen): Span[] {
   const sections = xen.profile.image.filter(({ name }) => DATA_SECTIONS.has(name));
   const others = [...stackSpans(xen), perCpuTemplate(xen)];
-  // The guard pages of CPU 0's stack lie in `.bss` and are not mapped.
+  // Xen has given back what only the boot needed, such as the memory of its EFI allocator.
   return sections.flatMap((section) => without(section, others)).flatMap((span) => mappedPages(xen, span));
 }
 
