@@ -4,7 +4,8 @@ import { EXIT, type NinelivesError } from '../common/errors.js';
 import { type ColorMode, paint } from '../report/style.js';
 import type { Command, Context } from './command.js';
 import { COMMANDS } from './commands/index.js';
-import { asNinelivesError, errorLines, errorObject, nearest, statusOf, usage } from './complain.js';
+import { nearest } from '../common/nearest.js';
+import { asNinelivesError, errorLines, errorObject, statusOf, usage } from './complain.js';
 import type { OptionSpec, Typed } from './options.js';
 import { colorMode, type Output, openTerminal } from './terminal.js';
 
