@@ -3,8 +3,8 @@
  * from this schema, for editors; `docs/reference/campaign.md` describes it for people.
  */
 import { z } from 'zod';
+import { faultSchema, triggerSchema } from '../inject/index.js';
 import { MECHANISM_NAMES } from './mechanisms.js';
-import { faultSchema, triggerSchema } from './injecting.js';
 import { SETUP_NAMES } from './setup.js';
 
 const MIB_OF: Readonly<Record<string, number>> = { M: 1, MiB: 1, G: 1024, GiB: 1024 };
@@ -25,9 +25,9 @@ const milliseconds = (low: number, high: number, fallback: number, what: string)
 
 const boxSchema = z.strictObject({
   setup: z.enum(SETUP_NAMES).default('default').describe('which VMs there are, what they do, and how they are placed'),
-  guests: z.enum(['pv', 'pvh']).default('pv').describe('kind of the AppVMs, where the setup leaves it open'),
-  cpus: z.int().min(1).max(16).default(4).describe('processors of the box'),
-  memory: size('memory of the box, 1G to 16G').default(2048),
+  guests: z.enum(['pv', 'pvh', 'mixed']).optional().describe("kind of the AppVMs; default: the setup's"),
+  cpus: z.int().min(1).max(16).optional().describe("processors of the box; default: the setup's"),
+  memory: size("memory of the box, 1G to 16G; default: the setup's").optional(),
   xen: z.string().optional().describe("start of Debian's version of Xen, as in 4.17.5; default: apt's candidate"),
 });
 
@@ -98,20 +98,25 @@ export function objectionsTo(file: CampaignFile, steps: (mechanism: string) => r
   const found: Objection[] = [];
   const object = (path: Objection['path'], message: string) => found.push({ path, message });
   if (file.golden) {
-    if (file.fault !== undefined) object(['fault'], 'a golden campaign has no fault: leave it out, or set golden to false');
+    if (file.fault !== undefined)
+      object(['fault'], 'a golden campaign has no fault: leave it out, or set golden to false');
     if (file.trigger !== undefined) object(['trigger'], 'a golden campaign has no trigger: leave it out');
     if (file.variants !== undefined) object(['variants'], 'a golden campaign recovers nothing: leave out the variants');
   } else {
     if (file.fault === undefined) object([], 'fault is missing, as in "fault: {type: failstop}"');
     if (file.trigger === undefined) object([], 'trigger is missing, as in "trigger: {type: timer}"');
   }
-  if (file.box.memory < 1024 || file.box.memory > 16_384) object(['box', 'memory'], 'the memory must be 1G to 16G');
+  const { memory } = file.box;
+  if (memory !== undefined && (memory < 1024 || memory > 16_384))
+    object(['box', 'memory'], 'the memory must be 1G to 16G');
   const known = steps(file.mechanism.name);
   const check = (path: Objection['path'], names: readonly string[]) => {
     for (const [index, name] of names.entries())
-      if (!known.includes(name)) object([...path, index], `${file.mechanism.name} has no step "${name}"; it has ${known.join(', ')}`);
+      if (!known.includes(name))
+        object([...path, index], `${file.mechanism.name} has no step "${name}"; it has ${known.join(', ')}`);
   };
   check(['mechanism', 'without'], file.mechanism.without);
-  for (const [index, variant] of (file.variants ?? []).entries()) check(['variants', index, 'without'], variant.without);
+  for (const [index, variant] of (file.variants ?? []).entries())
+    check(['variants', index, 'without'], variant.without);
   return found;
 }

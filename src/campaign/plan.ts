@@ -2,9 +2,8 @@
 import { createHash } from 'node:crypto';
 import { NinelivesError } from '../common/errors.js';
 import { Random } from '../common/random.js';
+import { type Planned, planInjection } from '../inject/index.js';
 import type { CampaignFile } from './file.js';
-import { planInjection } from './injecting.js';
-import type { Planned } from './record.js';
 
 /** Which run of a campaign. `variant` only where the campaign has variants. */
 export interface RunId {
@@ -32,7 +31,9 @@ export function planRun(file: CampaignFile, run: number): Planned {
 
 /** Runs in the order in which they are started. All variants of a run follow each other, so that a campaign that is stopped compares. */
 export function runsOf(file: CampaignFile, shard: Shard = { index: 1, count: 1 }): RunId[] {
-  const runs = Array.from({ length: file.runs }, (_, run) => run).filter((run) => run % shard.count === shard.index - 1);
+  const runs = Array.from({ length: file.runs }, (_, run) => run).filter(
+    (run) => run % shard.count === shard.index - 1,
+  );
   const { variants } = file;
   return variants === undefined
     ? runs.map((run) => ({ run }))
@@ -54,7 +55,10 @@ export function planDigest(file: CampaignFile): string {
 }
 
 /** The runs of `wanted` that a list of records lacks; a run in which we failed is lacking. */
-export function lackingRuns(wanted: readonly RunId[], done: readonly (RunId & { readonly outcome: string })[]): RunId[] {
+export function lackingRuns(
+  wanted: readonly RunId[],
+  done: readonly (RunId & { readonly outcome: string })[],
+): RunId[] {
   const finished = new Set(done.filter(({ outcome }) => outcome !== 'infra').map(runName));
   return wanted.filter((id) => !finished.has(runName(id)));
 }
@@ -67,4 +71,11 @@ export function parseShard(text: string): Shard {
   throw new NinelivesError('NL_USAGE', `--shard is "${text}"`, {
     fix: 'give which part of how many, from 1, as in --shard 2/5',
   });
+}
+
+/** The reverse of `runName`; `undefined` for anything else. */
+export function parseRunName(text: string): RunId | undefined {
+  const [, run, variant] = /^(\d+)(?:\.(\d+))?$/.exec(text) ?? [];
+  if (run === undefined) return undefined;
+  return variant === undefined ? { run: Number(run) } : { run: Number(run), variant: Number(variant) };
 }

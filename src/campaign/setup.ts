@@ -9,8 +9,8 @@ export function boxSpecOf({ box }: CampaignFile): BoxSpec {
   const { cpus, memory, xen } = box;
   const spec: BoxSpec = {
     ...DEFAULT_BOX,
-    cpus,
-    memoryMiB: memory,
+    ...(cpus === undefined ? {} : { cpus }),
+    ...(memory === undefined ? {} : { memoryMiB: memory }),
     ...(xen === undefined ? {} : { xenVersion: xen }),
   };
   checkBoxSpec(spec);

@@ -1,10 +1,10 @@
 /** The command line as a whole: which commands there are, how one is found and run, how its errors leave. */
 import { type CAC, type Command as CacCommand, cac } from 'cac';
 import { EXIT, type NinelivesError } from '../common/errors.js';
+import { nearest } from '../common/nearest.js';
 import { type ColorMode, paint } from '../report/style.js';
 import type { Command, Context } from './command.js';
 import { COMMANDS } from './commands/index.js';
-import { nearest } from '../common/nearest.js';
 import { asNinelivesError, errorLines, errorObject, statusOf, usage } from './complain.js';
 import type { OptionSpec, Typed } from './options.js';
 import { colorMode, type Output, openTerminal } from './terminal.js';

@@ -1,5 +1,9 @@
 /** All commands, in the order in which the help shows them. */
 import type { Command } from '../command.js';
+import { campaignResume } from './campaign-resume.js';
+import { campaignRun } from './campaign-run.js';
+import { campaignShow } from './campaign-show.js';
+import { campaignStatus } from './campaign-status.js';
 import { demo } from './demo.js';
 import { doctor } from './doctor.js';
 import { down } from './down.js';
@@ -20,6 +24,10 @@ export const COMMANDS: readonly Command[] = [
   guard,
   inspect,
   replay,
+  campaignRun,
+  campaignResume,
+  campaignStatus,
+  campaignShow,
   doctor,
   profileMake,
 ];
