@@ -189,7 +189,8 @@ function checkPositional(positional: readonly string[], command: Command): void 
   const missing = command.positional.filter((name) => name.startsWith('<'))[positional.length];
   if (missing !== undefined) throw usage(`${missing} is missing`, `give it: ${usageOf(command)}`);
   const extra = positional[command.positional.length];
-  if (extra !== undefined) throw usage(`unexpected argument "${extra}"`, `leave it out: ${usageOf(command)}`);
+  if (extra !== undefined && command.positional.at(-1) !== '...')
+    throw usage(`unexpected argument "${extra}"`, `leave it out: ${usageOf(command)}`);
 }
 
 function unknownCommand(name: string, commands: readonly Command[]): NinelivesError {

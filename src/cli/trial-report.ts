@@ -10,17 +10,19 @@ import type { Box } from '../testbed/box.js';
 /** A trial in which something was broken. */
 export type InjectedTrial = Trial & Required<Pick<Trial, 'point'>>;
 
+export const isInjected = (trial: Trial): trial is InjectedTrial => trial.point !== undefined;
+
 type Setting = Pick<Box, 'spec' | 'files'>;
 
 export function storyOf({ spec, files }: Setting, trial: InjectedTrial, seed: number): Story {
-  const { point, brokenAtMs, outageMs, newVm, recoveries } = trial;
+  const { point, what, brokenAtMs, outageMs, newVm, recoveries } = trial;
   const [recovery] = recoveries;
   return {
     setting: `Xen ${files.xenVersion}, ${spec.cpus} CPUs, ${spec.memoryMiB} MiB, seed ${seed}`,
     injection: {
       cpu: point.cpu,
       at: point.at,
-      what: `program counter set to 0, while it worked for ${point.vcpu}`,
+      what: `${what ?? 'broken'}, while it worked for ${point.vcpu}`,
       atMs: brokenAtMs,
     },
     ...(recovery === undefined ? {} : { recovery }),

@@ -1,7 +1,7 @@
 /** `ninelives demo`: break a real Xen under running VMs, and bring it back. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { runTrial, type Trial } from '../../campaign/trial.js';
+import { runTrial } from '../../campaign/trial.js';
 import { EXIT, NinelivesError } from '../../common/errors.js';
 import { Random } from '../../common/random.js';
 import { findTarget, type Target } from '../../guard/target.js';
@@ -15,7 +15,7 @@ import { NEW_BOX_OPTIONS, newBoxSpec } from '../box.js';
 import { claimBox, forgetBox, recordBox } from '../boxes.js';
 import type { Command, Context } from '../command.js';
 import { parseRuns, parseSeed } from '../options.js';
-import { demoObject, type InjectedTrial, runResult, storyOf, tallyObject } from '../trial-report.js';
+import { demoObject, type InjectedTrial, isInjected, runResult, storyOf, tallyObject } from '../trial-report.js';
 import { reachLines, recordOf } from './up.js';
 
 export const demo: Command = {
@@ -100,8 +100,6 @@ async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Prom
 /** Somewhere in the next half second, and at any instruction of a block: freezing stops a CPU between blocks of QEMU's. */
 const TRIGGER: TriggerSpec = { type: 'timer', delayMs: [50, 600], instructions: [0, 60], limitMs: 20_000 };
 const AGAIN = { fix: 'run it again: no CPU came to the point in Xen that was chosen' };
-
-const isInjected = (trial: Trial): trial is InjectedTrial => trial.point !== undefined;
 
 /** One line for one of many runs. */
 function runLine(run: number, trial: InjectedTrial, { paint }: Context): string {

@@ -1,5 +1,9 @@
 /** All commands, in the order in which the help shows them. */
 import type { Command } from '../command.js';
+import { campaignCompare } from './campaign-compare.js';
+import { campaignExport } from './campaign-export.js';
+import { campaignMerge } from './campaign-merge.js';
+import { campaignRerun } from './campaign-rerun.js';
 import { campaignResume } from './campaign-resume.js';
 import { campaignRun } from './campaign-run.js';
 import { campaignShow } from './campaign-show.js';
@@ -28,6 +32,10 @@ export const COMMANDS: readonly Command[] = [
   campaignResume,
   campaignStatus,
   campaignShow,
+  campaignRerun,
+  campaignCompare,
+  campaignExport,
+  campaignMerge,
   doctor,
   profileMake,
 ];
