@@ -179,6 +179,9 @@ class Show {
       case 'worker-lost':
         terminal.line(paint.yellow(`worker ${event.worker} was lost: ${event.why}`));
         break;
+      case 'warning':
+        terminal.line(paint.yellow(event.text));
+        break;
       case 'pruned':
         terminal.line(
           paint.dim(
