@@ -38,6 +38,13 @@ export interface GuardOptions {
   /** Text kept in capsules. */
   readonly capsuleNote?: () => string;
   readonly onEvent?: (event: GuardEvent) => void;
+  /**
+   * Called with each failure on the frozen machine, before the view is captured that the recovery is planned from. An injector
+   * takes back here what it changed in code. What it throws ends the guard.
+   */
+  readonly beforeRecovery?: (failure: Failure) => Promise<void>;
+  /** How often the recovery is rehearsed after attaching. Default: as often as a cold process needs. */
+  readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
 }
@@ -243,8 +250,13 @@ export class Guard {
         fix: 'Start the box again.',
       });
     }
+    let seen = view;
+    if (this.#options.beforeRecovery !== undefined) {
+      await this.#options.beforeRecovery(failure);
+      seen = await this.#target.machine.capture();
+    }
     let recording: RecordingView | undefined;
-    const recovery = await recover(this.#target, view, failure, {
+    const recovery = await recover(this.#target, seen, failure, {
       mechanism,
       ...(without === undefined ? {} : { without }),
       ...(commitUnchecked === undefined ? {} : { commitUnchecked }),
@@ -298,7 +310,8 @@ export class Guard {
   }
 
   async #rehearse(rehearse: () => void): Promise<void> {
-    for (let n = 0; n < WARM_UPS && !this.#stopped; n++) {
+    const rehearsals = this.#options.rehearsals ?? WARM_UPS;
+    for (let n = 0; n < rehearsals && !this.#stopped; n++) {
       await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
       if (this.#recovering) continue;
       try {

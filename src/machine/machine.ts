@@ -220,6 +220,11 @@ export class Machine {
     return parsed;
   }
 
+  /** Addresses of the breakpoints that are set. */
+  get breakpoints(): ReadonlySet<bigint> {
+    return this.#link.control.breakpoints;
+  }
+
   /** Breakpoints are by virtual address, for all CPUs. QEMU holds them beside memory, so text does not change. */
   setBreakpoints(addresses: readonly bigint[]): Promise<void> {
     return this.#link.control.setBreakpoints(addresses);
