@@ -76,7 +76,13 @@ export function forest(canvas: Canvas, options: ForestOptions): string {
     const [low, high, at] = [scale.at(row.low), scale.at(row.high), scale.at(row.share)];
     const bar =
       mark === 'bar'
-        ? element('rect', { class: `fill ${row.class}`, x: SIDE, y: line - 6, width: Math.max(0, at - SIDE), height: 12 })
+        ? element('rect', {
+            class: `fill ${row.class}`,
+            x: SIDE,
+            y: line - 6,
+            width: Math.max(0, at - SIDE),
+            height: 12,
+          })
         : '';
     const whisker = element('path', {
       class: mark === 'bar' ? 'whisker' : `whisker stroke ${row.class}`,

@@ -45,7 +45,10 @@ export function logDomain(values: readonly number[]): [number, number] {
     low = Math.min(low, value);
     high = Math.max(high, value);
   }
-  const below = stepsOfDecades(low, low).filter((step) => step <= low).at(-1) ?? low;
+  const below =
+    stepsOfDecades(low, low)
+      .filter((step) => step <= low)
+      .at(-1) ?? low;
   const above = stepsOfDecades(high, high).find((step) => step >= high) ?? high;
   return above > below ? [below, above] : [below, below * 10];
 }
