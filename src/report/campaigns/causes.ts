@@ -1,5 +1,6 @@
 /** What made recoveries fail: the causes of the runs, grouped by what they have in common, the most frequent first. */
 
+import { basename, dirname } from 'node:path';
 import { runName } from '../../campaign/plan.js';
 import type { RunRecord } from '../../campaign/record.js';
 import type { Block, Inline, Section, TableRow } from '../document/document.js';
@@ -95,10 +96,10 @@ function causeTable(
     kind: 'table',
     caption,
     columns: [
-      right('runs'),
+      { title: 'runs' },
       ...(total === undefined ? [] : [right(share)]),
       { title: 'cause' },
-      { title: 'how it ended' },
+      ...(total === undefined ? [] : [{ title: 'how it ended' }]),
       { title: 'which' },
       { title: 'evidence' },
     ],
@@ -112,7 +113,7 @@ function causeTable(
           ],
           ...(total === undefined ? [] : [percent(group.length / total)]),
           first === undefined ? '' : causeText(first.record, group.length > 1),
-          [...new Set(group.map(({ record }) => endText(record)))].join('; '),
+          ...(total === undefined ? [] : [[...new Set(group.map(({ record }) => endText(record)))].join('; ')]),
           runLinks(group),
           evidenceLinks(input, group),
         ],
@@ -167,27 +168,33 @@ export function generalized(cause: string, vmNames: readonly string[]): string {
 
 const escapeRegExp = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
+/** `14, 65 and 3 more`, under the name of its campaign where there are several. */
 function runLinks(group: readonly Found[]): Inline[] {
-  const several = new Set(group.map(({ series }) => series.campaignIndex)).size > 1;
-  const links = group.slice(0, RUNS_SHOWN).flatMap(({ series, record }, index): Inline[] => [
-    ...(index === 0 ? [] : [', ']),
-    {
-      kind: 'anchor',
-      text: several ? `${series.campaign.meta.name} ${runName(record)}` : runName(record),
-      to: runAnchor(series, record),
-    },
-  ]);
-  const more = group.length - RUNS_SHOWN;
-  return more > 0 ? [...links, ` and ${more} more`] : links;
+  const campaigns = [...new Set(group.map(({ series }) => series.campaignIndex))];
+  return campaigns.flatMap((index, place): Inline[] => {
+    const of = group.filter(({ series }) => series.campaignIndex === index);
+    const name = campaigns.length === 1 ? '' : `${of[0]?.series.campaign.meta.name}: `;
+    const links = of
+      .slice(0, RUNS_SHOWN)
+      .flatMap(({ series, record }, at): Inline[] => [
+        ...(at === 0 ? [] : [', ']),
+        { kind: 'anchor', text: runName(record), to: runAnchor(series, record) },
+      ]);
+    const more = of.length - RUNS_SHOWN;
+    return [place === 0 ? name : `; ${name}`, ...links, ...(more > 0 ? [` and ${more} more`] : [])];
+  });
 }
 
+/** The first file of the first few runs; the timeline of a run names all of its files. */
 function evidenceLinks(input: ReportInput, group: readonly Found[]): Inline[] {
-  const paths = group.flatMap(({ series, record }) => {
+  const files = group.flatMap(({ series, record }) => {
     const [path] = record.evidence;
-    return path === undefined ? [] : [{ path, href: input.evidencePath(series.campaign, path) }];
+    return path === undefined
+      ? []
+      : [{ text: basename(dirname(path)), href: input.evidencePath(series.campaign, path) }];
   });
-  if (paths.length === 0) return ['–'];
-  return paths
+  if (files.length === 0) return ['–'];
+  return files
     .slice(0, EVIDENCE_SHOWN)
-    .flatMap(({ path, href }, index): Inline[] => [...(index === 0 ? [] : [', ']), { kind: 'file', text: path, href }]);
+    .flatMap(({ text, href }, index): Inline[] => [...(index === 0 ? [] : [', ']), { kind: 'file', text, href }]);
 }

@@ -164,22 +164,38 @@ export function outcomes(all: readonly Series[]): Section {
           }),
       },
       {
+        kind: 'figure',
+        id: 'outcomes-intervals',
+        caption: 'The same with exact 95 % intervals',
+        legend: [],
+        draw: (canvas) =>
+          forest(canvas, {
+            title: 'What became of the injected faults, with exact 95 % intervals',
+            description: 'The figures are in the table below.',
+            axisTitle: 'share of injected faults, with exact 95 % interval',
+            domain: [0, 1],
+            mark: 'bar',
+            groups: counts.map(({ one, total, fates }) => ({
+              title: `${one.name}: ${total} faults`,
+              rows: fates.map((fate, index) =>
+                forestRow(FATE_WORDS[FAULT_FATES[index]!], fate, FATE_CLASS[FAULT_FATES[index]!]),
+              ),
+            })),
+          }),
+      },
+      {
         kind: 'table',
-        caption: 'Faults by what became of them, with exact 95 % intervals',
-        columns: [
-          { title: 'series' },
-          right('injected'),
-          ...FAULT_FATES.map((fate) => right(FATE_WORDS[fate])),
-          right('not reached'),
-        ],
-        rows: counts.map(({ one, total, fates, notReached }) => ({
-          cells: [
-            one.name,
-            String(total),
-            ...fates.map((fate) => `${fate.count} = ${rateText(fate)}`),
-            String(notReached),
-          ],
-        })),
+        caption: 'Faults by what became of them',
+        folded: true,
+        columns: [{ title: 'series' }, { title: 'what became of it' }, right('faults'), right('share [95 %]')],
+        rows: counts.flatMap(({ one, fates, notReached }) => [
+          ...fates.map((fate, index) => ({
+            cells: [one.name, FATE_WORDS[FAULT_FATES[index]!], ofText(fate), rateText(fate)],
+          })),
+          ...(notReached === 0
+            ? []
+            : [{ cells: [one.name, 'not injected: the point was not reached', String(notReached), '–'] }]),
+        ]),
       },
     ],
   };
@@ -289,15 +305,15 @@ function ratesTable(comparable: Comparable, beyond: readonly Ours[]): Block {
   });
   return {
     kind: 'table',
-    caption: 'Rates over detected failures; "interval" says where our interval lies to NiLiHype\'s figure',
+    caption: "Rates over detected failures, and where our interval lies to NiLiHype's figure",
     columns: [
       { title: 'fault' },
       { title: 'system' },
       right('detected'),
       right('success [95 %]'),
-      { title: 'interval' },
+      { title: 'to NiLiHype' },
       right('noVMF [95 %]'),
-      { title: 'interval' },
+      { title: 'to NiLiHype' },
     ],
     rows: [
       ...comparable.flatMap(({ type, ours }) => [
@@ -326,7 +342,7 @@ function ratesTable(comparable: Comparable, beyond: readonly Ours[]): Block {
 /** Where our interval lies to a published figure. */
 export function beside({ interval }: Rate, figure: number): string {
   if (interval === null) return '–';
-  return interval[0] > figure ? 'above' : interval[1] < figure ? 'below' : 'includes it';
+  return interval[0] > figure ? 'above' : interval[1] < figure ? 'below' : 'overlaps';
 }
 
 function manifestedTable(comparable: Comparable): Block {

@@ -266,7 +266,9 @@ const TIMES = [
 
 function outageRows({ name, records }: Series): TableRow[] {
   const detected = records.filter(({ outcome }) => outcome === 'detected');
-  const kinds = [...new Set(detected.flatMap(({ failures }) => failures[0]?.kind ?? []))].sort((a, b) => a.localeCompare(b));
+  const kinds = [...new Set(detected.flatMap(({ failures }) => failures[0]?.kind ?? []))].sort((a, b) =>
+    a.localeCompare(b),
+  );
   const groups = [
     { kind: 'all', of: detected },
     ...(kinds.length < 2

@@ -4,19 +4,19 @@ import { type Rate, rate } from '../../campaign/summary.js';
 import type { ForestRow } from '../chart/forest.js';
 import type { LegendItem } from '../document/document.js';
 
-/** `98.5 %`, with as many decimals as tell 100 % from nearly 100 %. */
-export function percent(share: number): string {
-  const value = share * 100;
-  const rounded = Number(value.toFixed(1));
-  const exact = (rounded === 100 && share < 1) || (rounded === 0 && share > 0) ? 2 : 1;
-  return `${Number(value.toFixed(exact))} %`;
-}
+/** `98.5 %`; `0 %` and `100 %` are exact, so `99.97 %` has a second decimal. */
+export const percent = (share: number): string => `${figure(share)} %`;
 
-const bound = (share: number): string => String(Number((share * 100).toFixed(1)));
+function figure(share: number): string {
+  const value = share * 100;
+  if (share === 0 || share === 1) return String(value);
+  const once = value.toFixed(1);
+  return once === '100.0' || once === '0.0' ? value.toFixed(2) : once;
+}
 
 /** `98.5 % [95.7, 99.7]`; a dash where there is nothing to take a share of. */
 export const rateText = ({ share, interval }: Rate): string =>
-  share === null || interval === null ? '–' : `${percent(share)} [${bound(interval[0])}, ${bound(interval[1])}]`;
+  share === null || interval === null ? '–' : `${percent(share)} [${figure(interval[0])}, ${figure(interval[1])}]`;
 
 export const ofText = ({ count, of }: Rate): string => `${count} of ${of}`;
 

@@ -28,7 +28,7 @@ export function bottomAxis({ scale, format, top, bottom, title }: AxisOptions): 
     const text = format(tick);
     const half = textWidth(text) / 2;
     // The first and last label lean inwards, so that none sticks out of the picture.
-    const middle = Math.min(Math.max(x, from - 8 + half), to + 8 - half);
+    const middle = Math.min(Math.max(x, from - 3 + half), to + 3 - half);
     if (middle - half < free) continue;
     parts.push(label(middle, bottom + BELOW, text, { anchor: 'middle', class: 'tick' }));
     free = middle + half + 6;
@@ -93,15 +93,16 @@ export interface PlacedMark {
 }
 
 /**
- * A label stands right of its line, or ends at the axis' end where it would pass it. From right to left each gets the lowest row in which
- * it touches no other: then the line of one passes left of the labels below it, but for those at the end.
+ * A label stands right of its line, or left of it where it would pass the end of the axis. From right to left each gets the lowest row in
+ * which it touches no other: then the line of one passes left of the labels below it, but for those that stand left themselves.
  */
 export function placeMarks(marks: readonly Mark[], scale: Scale): PlacedMark[] {
-  const end = scale.at(scale.high) + 8;
+  const end = scale.at(scale.high) + 3;
   const placed: PlacedMark[] = [];
   for (const mark of [...marks].sort((a, b) => b.value - a.value)) {
     const width = textWidth(mark.text);
-    const left = Math.min(scale.at(mark.value) + 4, end - width);
+    const x = scale.at(mark.value);
+    const left = x + 4 + width <= end ? x + 4 : x - 4 - width;
     const right = left + width;
     const touches = (row: number): boolean =>
       placed.some((other) => other.row === row && left < other.right + 8 && right + 8 > other.left);

@@ -35,7 +35,7 @@ export interface ForestOptions {
 
 const ROW = 36;
 const GROUP_TITLE = 26;
-const SIDE = 10;
+const SIDE = 4;
 
 export function forest(canvas: Canvas, options: ForestOptions): string {
   const { groups, domain, mark } = options;

@@ -30,7 +30,7 @@ export interface StackedOptions {
 
 const ROW = 42;
 const BAR = 18;
-const SIDE = 10;
+const SIDE = 4;
 
 export function stacked(canvas: Canvas, options: StackedOptions): string {
   const { rows } = options;

@@ -116,9 +116,11 @@ export type Inline =
 export const inlines = (rich: Rich): readonly Inline[] =>
   typeof rich === 'string' || 'kind' in rich ? [rich] : (rich as readonly Inline[]);
 
-/** Without its forms. */
+/** Without its forms; of a file its path. */
 export const plain = (rich: Rich): string =>
   inlines(rich)
-    .map((part) => (typeof part === 'string' ? part : part.kind === 'bar' ? '' : part.text))
+    .map((part) =>
+      typeof part === 'string' ? part : part.kind === 'bar' ? '' : part.kind === 'file' ? part.href : part.text,
+    )
     .join('')
     .trim();

@@ -22,7 +22,7 @@ import { PAGE_SCRIPT } from './page-script.js';
 import { PAGE_STYLE } from './page-style.js';
 
 /** Each figure is drawn twice, for wide screens and for phones, in units of about a pixel: text keeps its size. */
-const WIDTHS = { wide: 820, narrow: 350 } as const;
+const WIDTHS = { wide: 890, narrow: 350 } as const;
 
 export function html(report: Report): string {
   const links = report.sections.map(({ id, title }) => `<li><a href="#${escaped(id)}">${escaped(title)}</a></li>`);

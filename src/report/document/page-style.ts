@@ -38,7 +38,7 @@ code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",mon
 .notice{max-width:none;padding:.6rem .8rem;background:var(--notice);border-left:4px solid var(--notice-line)}
 figure{margin:1rem 0;padding:.8rem 1rem .5rem;background:var(--card);border:1px solid var(--line);border-radius:6px}
 figcaption{font-weight:600}
-.chart{display:block;width:100%;height:auto;max-width:820px;margin:.4rem auto 0}
+.chart{display:block;width:100%;height:auto;margin:.4rem auto 0}
 .narrow{display:none}
 .legend{display:flex;flex-wrap:wrap;gap:.15rem 1.1rem;margin:.35rem 0;padding:0;list-style:none;font-size:.85rem;color:var(--soft)}
 .legend li{display:flex;align-items:center;gap:.4rem;min-width:0}
@@ -69,18 +69,19 @@ table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-num
 caption{text-align:left;font-weight:600;padding:.2rem 0 .35rem;font-size:.95rem}
 th,td{padding:.32rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
-td:first-child,th:first-child{padding-left:.2rem}
+td:first-child,th:first-child{padding-left:.3rem}
+td{min-width:3.2rem}td:first-child:not(.r){min-width:7rem}
 .r{text-align:right}
 td.r{white-space:nowrap}
 tr.strong td{background:var(--stripe);font-weight:600}
 .cell-bar{margin-right:.5rem;vertical-align:-.05em}
-.file{overflow-wrap:anywhere}
+.file{overflow-wrap:anywhere}td .file,td:first-child code{white-space:nowrap}td{overflow-wrap:break-word}
 summary{cursor:pointer}
 .folded{margin:.4rem 0}
 .folded>summary{color:var(--soft);font-size:.9rem}
 .group{margin:.5rem 0;border:1px solid var(--line);border-radius:6px;background:var(--card)}
 .group>summary{padding:.45rem .7rem;font-weight:600}
-.run{border-top:1px solid var(--line);padding:.3rem .7rem;font-size:.88rem;content-visibility:auto;contain-intrinsic-size:auto 2rem}
+.run{border-top:1px solid var(--line);padding:.3rem .7rem;font-size:.88rem}
 .run:target{background:var(--notice)}
 .end{margin-left:.3rem}.detail{color:var(--soft);margin-left:.3rem;overflow-wrap:anywhere}
 .dot-of::before{content:"";display:inline-block;width:.62em;height:.62em;border-radius:50%;margin-right:.4em;background:var(--own)}
