@@ -94,7 +94,8 @@ export interface PlacedMark {
 
 /**
  * A label stands right of its line, or left of it where it would pass the end of the axis. From right to left each gets the lowest row in
- * which it touches no other: then the line of one passes left of the labels below it, but for those that stand left themselves.
+ * which it touches neither another label nor the line of one above it: then lines pass left of the labels below them, but for those
+ * that stand left themselves.
  */
 export function placeMarks(marks: readonly Mark[], scale: Scale): PlacedMark[] {
   const end = scale.at(scale.high) + 3;
@@ -105,7 +106,11 @@ export function placeMarks(marks: readonly Mark[], scale: Scale): PlacedMark[] {
     const left = x + 4 + width <= end ? x + 4 : x - 4 - width;
     const right = left + width;
     const touches = (row: number): boolean =>
-      placed.some((other) => other.row === row && left < other.right + 8 && right + 8 > other.left);
+      placed.some(
+        (other) =>
+          (other.row === row && left < other.right + 8 && right + 8 > other.left) ||
+          (other.row > row && scale.at(other.mark.value) > left - 2 && scale.at(other.mark.value) < right + 2),
+      );
     let row = 0;
     while (touches(row)) row++;
     placed.push({ mark, row, left, right });

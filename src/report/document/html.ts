@@ -81,10 +81,10 @@ function tableHtml({ caption, columns, rows, folded }: TableBlock): string {
       `<tr${strong === true ? ' class="strong"' : ''}>${cells.map((cell, index) => `<td${side(index)}>${rich(cell)}</td>`).join('')}</tr>`,
   );
   const inner = `<thead><tr>${head}</tr></thead><tbody>${body.join('\n')}</tbody></table></div>`;
-  const start = `<div class="scroll" tabindex="0" role="region" aria-label="${escaped(caption)}"><table>`;
+  const named = `<div class="scroll" tabindex="0" role="region" aria-label="${escaped(caption)}"><table aria-label="${escaped(caption)}">`;
   return folded === true
-    ? `<details class="folded"><summary>Table: ${escaped(caption)}</summary>${start}${inner}</details>`
-    : `${start}<caption>${escaped(caption)}</caption>${inner}`;
+    ? `<details class="folded"><summary>Table: ${escaped(caption)}</summary>${named}${inner}</details>`
+    : `<p class="caption">${escaped(caption)}</p>${named}${inner}`;
 }
 
 function figureHtml(figure: FigureBlock): string {

@@ -64,9 +64,9 @@ ${SERIES.map((name, index) => `.curve.${name}{stroke-dasharray:${DASHES[index]}}
 .chart .in-bar{fill:var(--on-strong);font-size:12px}
 .chart .on-fair,.chart .on-calm,.chart .on-detect{fill:var(--on-light)}
 @media(prefers-color-scheme:dark){.chart .on-calm{fill:var(--ink)}}
-.scroll{overflow-x:auto;margin:.9rem 0}
+.scroll{overflow-x:auto;margin:.2rem 0 1rem}
 table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;width:100%}
-caption{text-align:left;font-weight:600;padding:.2rem 0 .35rem;font-size:.95rem}
+.caption{margin:1.1rem 0 .2rem;font-weight:600;font-size:.95rem}
 th,td{padding:.32rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{color:var(--soft);font-weight:600;vertical-align:bottom}
 td:first-child,th:first-child{padding-left:.3rem}
@@ -89,7 +89,7 @@ ${classes(COLOURS, (name) => `.dot-of.${name}::before{background:var(--${name})}
 .strip{display:block;width:100%;height:14px;margin:.5rem 0 .2rem}
 .events{list-style:none;margin:.3rem 0 .5rem;padding:0}
 .events li{display:grid;grid-template-columns:5.2rem minmax(0,1fr);gap:.7rem;padding:.1rem 0}
-.at{text-align:right;color:var(--soft);font-variant-numeric:tabular-nums}
+.at{text-align:right;white-space:nowrap;color:var(--soft);font-variant-numeric:tabular-nums}
 .what{overflow-wrap:anywhere}
 .filter input{font:inherit;width:16rem;max-width:100%;padding:.2rem .5rem;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:4px}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
@@ -97,17 +97,18 @@ ${classes(COLOURS, (name) => `.dot-of.${name}::before{background:var(--${name})}
   .wide{display:none}.narrow{display:block}.narrow .chart{max-width:520px}
   body{padding:1rem .8rem 3rem}figure{padding:.6rem .5rem .4rem;margin:.8rem -.3rem}
   h1{font-size:1.45rem}h2{font-size:1.2rem;margin-top:2rem}
-  .events li{grid-template-columns:4.2rem minmax(0,1fr);gap:.5rem}
+  .events li{grid-template-columns:4.9rem minmax(0,1fr);gap:.5rem}
 }
 @media(prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{
   :root{${LIGHT}--page:#fff;color-scheme:light}
+  html{font-size:10pt}
   @page{size:A4;margin:14mm}
-  body{max-width:none;padding:0;font-size:10pt}
+  body{max-width:none;padding:0;font-size:1rem}
   *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-  nav,.filter,.run:not([open]),.group:not(:has(.run[open])){display:none}
+  nav,.filter,.run:not([open]),.group:not(:has(.run[open])),.folded:not([open]){display:none}
   .wide{display:block}.narrow{display:none}
-  figure,tr{break-inside:avoid}h2,h3,caption,figcaption{break-after:avoid}
+  figure,tr{break-inside:avoid}h2,h3,.caption,figcaption{break-after:avoid}
   .scroll{overflow:visible}table{font-size:7.8pt}th,td{padding:.2rem .35rem}td.r{white-space:normal}
   a{color:inherit;text-decoration:none}
 }
