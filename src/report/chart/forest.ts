@@ -36,6 +36,8 @@ export interface ForestOptions {
 const ROW = 36;
 const GROUP_TITLE = 26;
 const SIDE = 4;
+/** Titles of groups are larger and bold: so many times as wide as other text. */
+const BOLDER = 1.25;
 
 export function forest(canvas: Canvas, options: ForestOptions): string {
   const { groups, domain, mark } = options;
@@ -45,7 +47,9 @@ export function forest(canvas: Canvas, options: ForestOptions): string {
   let y = 4;
   for (const group of groups) {
     if (group.title !== undefined) {
-      plotted.push(label(SIDE, y + 17, group.title, { class: 'group-title', room: canvas.width - 2 * SIDE }));
+      plotted.push(
+        label(SIDE, y + 17, group.title, { class: 'group-title', room: (canvas.width - 2 * SIDE) / BOLDER }),
+      );
       y += GROUP_TITLE;
     }
     for (const row of group.rows) {
