@@ -240,6 +240,11 @@ export class Machine {
     return this.#link.control.runOne(cpu, options);
   }
 
+  /** Runs some CPUs for a time, all others standing still. */
+  runThese(cpus: readonly number[], timeoutMs: number): Promise<Stop> {
+    return this.#link.control.runThese(cpus, timeoutMs);
+  }
+
   /** Executes one instruction on one CPU, with interrupts held back. */
   stepOne(cpu: number): Promise<Stop> {
     return this.#link.control.stepOne(cpu);
