@@ -36,6 +36,8 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const context: StepContext = {
     plan,
     xen: plan.xen,
+    frozen: xen,
+    scope,
     facts,
     situation,
     abandoned,

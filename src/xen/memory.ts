@@ -46,6 +46,11 @@ export class XenMemory {
     this.#directMap = start;
   }
 
+  /** Whether the direct map shows frame n at page n, so that an address in it tells its frame. */
+  get hasPlainDirectMap(): boolean {
+    return this.#directMap !== undefined;
+  }
+
   /** Whether `address` is mapped to RAM. */
   isMapped(address: bigint): boolean {
     const frame = this.#frame(address);
