@@ -41,7 +41,6 @@ const audit = {
   removes: '',
   source: '',
   run: (c: any) => {
-    const g = performance.now();
     audited = framesEdits(makePlan(microresetByScan, c.frozen, c.facts, { scope: 'everything' }));
   },
 };
@@ -70,7 +69,6 @@ outer: while (n < Number(values.failures)) {
     gcs = [];
     const r = await guard.nextRecovery(10000);
     const c = await clock.stoodMs();
-    const end = performance.now();
     n++;
     if (r === undefined || r.result !== 'resumed') {
       say(`not recovered ${point.at} ${r?.plan.problems.map((p) => p.message)}`);

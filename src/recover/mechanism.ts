@@ -43,8 +43,8 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     abandoned,
     wasIn,
     locks: {
-      static: [...staticLocks(xen)],
-      heap: [...heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries')],
+      static: staticLocks(xen),
+      heap: heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries'),
     },
     destinations: new Map(),
     notes: new Map(),

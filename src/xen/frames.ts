@@ -20,8 +20,22 @@ export const frameCount = (xen: Xen): number => Number(xen.memory.u64(xen.symbol
 
 /** The largest order of a piece of free memory (Xen 4.17, xen/mm.h: MAX_ORDER). */
 const MAX_ORDER = 20;
+const SUPERPAGE_SIZE = 2 ** 21;
 /** No words: a descriptor of a frame that does not exist. */
 const NOWHERE = new Uint32Array(0);
+
+/** What is looked for in upper halves of `type_info`, as data: a function would have to be called for each frame of RAM. */
+export interface WantedFrames {
+  /** One of these bits is set, ... */
+  readonly anyOf: number;
+  /** ... or the type, the uppermost 3 bits, is one of these (bit n for type n) and none of those bits is set. */
+  readonly types: number;
+  readonly noneOf: number;
+}
+
+/** Whether one word is what is looked for. */
+export const isWanted = (word: number, { anyOf, types, noneOf }: WantedFrames): boolean =>
+  (word & anyOf) !== 0 || (((types >>> (word >>> 29)) & 1) !== 0 && (word & noneOf) === 0);
 
 /**
  * The descriptors as 32-bit words, for whoever looks at many of them: no bigint, no object for each. Good for one view. What is
@@ -38,6 +52,7 @@ export class FrameWords {
   readonly #typeAt: number;
   readonly #orderAt: number;
   readonly #perPage: number;
+  readonly #perSuperpage: number;
   readonly #stateMask: number;
   readonly #stateFree: number;
   #page = -1;
@@ -54,6 +69,7 @@ export class FrameWords {
     this.#typeAt = layout.field('u.inuse.type_info').offset / 4 + 1;
     this.#orderAt = layout.field('v.free.order').offset / 4;
     this.#perPage = PAGE_SIZE / layout.size;
+    this.#perSuperpage = SUPERPAGE_SIZE / layout.size;
     const upper = (name: string): number => Number(BigInt(xen.profile.constant(name)) >> 32n);
     this.#stateMask = upper('PGC_state');
     this.#stateFree = upper('PGC_state_free');
@@ -67,26 +83,28 @@ export class FrameWords {
   }
 
   /**
-   * Frames in use whose upper half of `type_info` interests the caller.
+   * Frames in use whose upper half of `type_info` is what is looked for.
    * @param memory `all`: every descriptor is looked at, which takes longer the more RAM there is. `allocated`: pieces of free
    *   memory are skipped by the size that their first descriptor tells, which may only be believed while nobody was
    *   dropped inside the page allocator.
    */
-  where(interests: (upperTypeInfo: number) => boolean, memory: 'all' | 'allocated'): number[] {
+  where({ anyOf, types, noneOf }: WantedFrames, memory: 'all' | 'allocated'): number[] {
     const found: number[] = [];
     for (let frame = 0; frame < this.count; ) {
       const page = Math.floor(frame / this.#perPage);
       const words = this.#wordsOf(page);
       const end = Math.min((page + 1) * this.#perPage, this.count);
       if (words.length === 0) {
-        frame = end;
+        // Where there is a hole in RAM the table has none either, for whole superpages of it.
+        frame = frame % this.#perSuperpage === 0 ? frame + this.#perSuperpage : end;
         continue;
       }
       for (let at = (frame % this.#perPage) * this.#stride; frame < end; frame++, at += this.#stride) {
         const state = words[at + this.#countAt]! & this.#stateMask;
         if (state === 0) {
           const word = words[at + this.#typeAt]!;
-          if (word !== 0 && interests(word)) found.push(frame);
+          if ((word & anyOf) !== 0 || (((types >>> (word >>> 29)) & 1) !== 0 && (word & noneOf) === 0))
+            found.push(frame);
         } else if (memory === 'allocated' && state === this.#stateFree) {
           const order = words[at + this.#orderAt]!;
           if (order === 0 || order > MAX_ORDER || frame % 2 ** order !== 0) continue;

@@ -1,7 +1,7 @@
 /** PV guests' page tables as Xen counts them: which frames are tables, and what refers to what. */
 import { PAGE_SIZE } from '../x86/address.js';
 import type { Domain } from './domains.js';
-import { type FrameWords, pageInfo } from './frames.js';
+import { type FrameWords, pageInfo, type WantedFrames } from './frames.js';
 import type { Xen } from './xen.js';
 
 export type TableLevel = 1 | 2 | 3 | 4;
@@ -10,6 +10,8 @@ export const TABLE_ENTRIES = 512;
 const PRESENT = 1;
 /** Slots of a top-level table that belong to Xen (asm-x86/config.h: ROOT_PAGETABLE_FIRST_XEN_SLOT and _LAST_). */
 const XEN_SLOTS = { first: 256, last: 271 } as const;
+
+const TABLES: WantedFrames = { anyOf: 0, types: 0b11110, noneOf: 0 };
 
 /** The level of a table by the upper half of its frame's `type_info`; `undefined` when it is none. */
 export function tableLevel(upperTypeInfo: number): TableLevel | undefined {
@@ -83,7 +85,7 @@ export class PageTables {
   /** All tables, by level; see `FrameWords.where`. */
   list(memory: 'all' | 'allocated'): Record<TableLevel, number[]> {
     const tables: Record<TableLevel, number[]> = { 1: [], 2: [], 3: [], 4: [] };
-    for (const frame of this.#words.where((word) => tableLevel(word) !== undefined, memory)) {
+    for (const frame of this.#words.where(TABLES, memory)) {
       tables[this.levelOf(frame)!].push(frame);
     }
     return tables;

@@ -11,15 +11,13 @@
  * those that an abandoned thread's registers and stack lead to (`xen/touched.ts`). ReHype looks at every descriptor, which
  * takes longer the more RAM there is; the same step that way is there for comparison.
  */
-import { FrameWords, pageInfo } from '../../xen/frames.js';
+import { FrameWords, isWanted, pageInfo } from '../../xen/frames.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
 import { CHANGES_TABLES, type FrameSearch, searchOf } from './page-tables.js';
 
-/** Page types that are validated before use: page tables of level 1 to 4, descriptor pages, writable pages. */
-const VALIDATED_TYPES: ReadonlySet<number> = new Set([1, 2, 3, 4, 5, 7]);
-/** The type stands in the uppermost 3 bits. */
-const TYPE_SHIFT = 29;
+/** Page types that are validated before use: page tables of level 1 to 4, descriptor pages, writable pages. Bit n: type n. */
+const VALIDATED_TYPES = 0b1011_1110;
 
 export const pageFramesBy = (search: FrameSearch): Step => ({
   name: 'page-frames',
@@ -50,12 +48,10 @@ function suspects(context: StepContext, search: FrameSearch): number[] {
   const upper = (name: string): number => Number(BigInt(xen.profile.constant(name)) >> 32n);
   const locked = upper('PGT_locked');
   const settled = upper('PGT_validated') | upper('PGT_partial');
-  const isSuspect = (word: number): boolean => {
-    if ((word & locked) !== 0) return true;
-    return (word & settled) === 0 && VALIDATED_TYPES.has(word >>> TYPE_SHIFT);
-  };
+  const wanted = { anyOf: locked, types: VALIDATED_TYPES, noneOf: settled };
   const words = new FrameWords(xen);
-  if (search === 'touched')
-    return touchedFrames(xen, words, abandoned).filter((frame) => isSuspect(words.typeOf(frame)));
-  return wasIn(CHANGES_TABLES) ? words.where(isSuspect, 'all') : [];
+  if (search === 'touched') {
+    return touchedFrames(xen, words, abandoned).filter((frame) => isWanted(words.typeOf(frame), wanted));
+  }
+  return wasIn(CHANGES_TABLES) ? words.where(wanted, 'all') : [];
 }
