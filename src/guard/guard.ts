@@ -42,6 +42,13 @@ export interface GuardOptions {
   /** Text kept in capsules. */
   readonly capsuleNote?: () => string;
   readonly onEvent?: (event: GuardEvent) => void;
+  /**
+   * Called with each failure on the frozen machine, before the recovery is planned. An injector takes back here what it changed
+   * in code; registers stay as they are. What it throws ends the guard.
+   */
+  readonly beforeRecovery?: (failure: Failure) => Promise<void>;
+  /** At most so many recoveries are rehearsed after attaching. Default: until the process is warm, which it stays. */
+  readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
 }
@@ -258,6 +265,8 @@ export class Guard {
         fix: 'Start the box again.',
       });
     }
+    // What it does is in memory, which the view shows as it is.
+    await this.#options.beforeRecovery?.(failure);
     let recording: RecordingView | undefined;
     const recovering = recover(this.#target, view, failure, {
       mechanism,
@@ -325,7 +334,8 @@ export class Guard {
   }
 
   async #rehearse(once: () => void): Promise<void> {
-    while (!isWarm() && !this.#stopped) {
+    const most = this.#options.rehearsals ?? Number.POSITIVE_INFINITY;
+    for (let n = 0; n < most && !isWarm() && !this.#stopped; n++) {
       await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
       if (!this.#recovering) once();
     }

@@ -266,6 +266,11 @@ export class Machine {
     return parsed;
   }
 
+  /** Addresses of the breakpoints that are set. */
+  get breakpoints(): ReadonlySet<bigint> {
+    return this.#link.control.breakpoints;
+  }
+
   /** Breakpoints are by virtual address, for all CPUs. QEMU holds them beside memory, so text does not change. */
   setBreakpoints(addresses: readonly bigint[]): Promise<void> {
     return this.#link.control.setBreakpoints(addresses);
@@ -279,6 +284,11 @@ export class Machine {
   /** Runs one CPU, all others standing still. A stop of kind `paused`: the time was over (a halted CPU never runs). */
   runOne(cpu: number, options: RunOneOptions): Promise<Stop> {
     return this.#link.control.runOne(cpu, options);
+  }
+
+  /** Runs some CPUs for a time, all others standing still. */
+  runThese(cpus: readonly number[], timeoutMs: number): Promise<Stop> {
+    return this.#link.control.runThese(cpus, timeoutMs);
   }
 
   /** Executes one instruction on one CPU, with interrupts held back. */

@@ -4,7 +4,7 @@
  */
 import { NinelivesError } from '../common/errors.js';
 import type { CpuRegisters } from '../x86/registers.js';
-import type { StopReply, StubSession } from './rsp/session.js';
+import type { Resumption, StopReply, StubSession } from './rsp/session.js';
 import { canResume, type Stop, toStop } from './stop.js';
 
 export type MachineState = 'running' | 'frozen' | 'ended';
@@ -123,9 +123,10 @@ export class RunControl {
     this.#requireFrozen('running one CPU');
     await this.#stepOffBreakpoint(cpu);
     const { until } = options;
-    if (until === undefined || this.#breakpoints.has(until)) return this.#runPrivately('only', cpu, options.timeoutMs);
+    if (until === undefined || this.#breakpoints.has(until))
+      return this.#runPrivately({ kind: 'only', cpu }, options.timeoutMs);
     const inserted = this.#session.insertBreakpoints([until]);
-    const run = this.#runPrivately('only', cpu, options.timeoutMs);
+    const run = this.#runPrivately({ kind: 'only', cpu }, options.timeoutMs);
     const [set, stop] = await Promise.allSettled([inserted, run]);
     if (this.#lost) throw this.#lost;
     await this.#session.removeBreakpoints([until]);
@@ -135,10 +136,17 @@ export class RunControl {
     return stop.value;
   }
 
+  /** Runs some CPUs for a time while all others stand still, as `runOne` does one. */
+  async runThese(cpus: readonly number[], timeoutMs: number): Promise<Stop> {
+    this.#requireFrozen('running some CPUs');
+    for (const cpu of cpus) await this.#stepOffBreakpoint(cpu);
+    return this.#runPrivately({ kind: 'these', cpus }, timeoutMs);
+  }
+
   /** Executes one instruction on one CPU, with interrupts held back (QEMU's default step mode). */
   async stepOne(cpu: number): Promise<Stop> {
     this.#requireFrozen('stepping');
-    return this.#runPrivately('step', cpu, STOP_LIMIT_MS);
+    return this.#runPrivately({ kind: 'step', cpu }, STOP_LIMIT_MS);
   }
 
   /** To be told of each register write: a CPU whose program counter was set stands on no breakpoint any more. */
@@ -156,8 +164,8 @@ export class RunControl {
     for (const waiter of waiters) waiter.reject(error);
   }
 
-  async #runPrivately(kind: 'only' | 'step', cpu: number, timeoutMs: number): Promise<Stop> {
-    this.#standing.delete(cpu);
+  async #runPrivately(what: Exclude<Resumption, { kind: 'all' }>, timeoutMs: number): Promise<Stop> {
+    for (const cpu of what.kind === 'these' ? what.cpus : [what.cpu]) this.#standing.delete(cpu);
     this.#privateRun = true;
     this.#state = 'running';
     this.onState('running');
@@ -166,7 +174,7 @@ export class RunControl {
     }, timeoutMs);
     try {
       const stop = this.#nextStop(timeoutMs + STOP_LIMIT_MS);
-      this.#session.resume({ kind, cpu });
+      this.#session.resume(what);
       return await stop;
     } finally {
       clearTimeout(limit);
