@@ -14,7 +14,7 @@ answer_pings() {
   # Nothing but the pings is to be on the wire.
   echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
   tries=0
-  until [ -e /sys/class/net/eth0 ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
+  until [ -e /proc/sys/net/ipv4/conf/eth0 ] || [ $tries -ge 100 ]; do tries=$((tries + 1)); sleep 0.1; done
   ip addr add "$address" dev eth0 && ip link set eth0 up || echo "ninelives: $1 ERROR no network interface"
   while :; do
     /bin/udp-echo
