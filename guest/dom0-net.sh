@@ -1,7 +1,7 @@
 #!/bin/sh
 # dom0's network: a bridge between the emulated card, behind which the supervisor sits, and the AppVMs' interfaces. dom0 has no
-# address of its own: it only passes frames on, as the backend of a real host does. `vif.sh` adds the AppVMs.
-for module in "$@"; do insmod /lib/modules/$module.ko || echo "ninelives: dom0 ERROR module $module"; done
+# address of its own: it only passes frames on, as the backend of a real host does. `hotplug-vif.sh` adds the AppVMs.
+
 # Nothing but the pings is to be on the wire.
 echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
 echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6

@@ -1,6 +1,6 @@
 #!/bin/sh
-# NetBench's part in an AppVM: an interface through netfront with an echo service for UDP, for the sender outside the box. Beside
-# that the ordinary work at a light pace, so that the VM's life is seen in its memory too.
+# NetBench's part in an AppVM: an echo service for UDP behind netfront, for the sender outside the box. Beside that the ordinary
+# work at a light pace, so that the VM's life is seen in its memory too.
 #
 # Takes the arguments of `work-files.sh`; address and prefix length are on the kernel's command line.
 for word in $(cat /proc/cmdline); do
@@ -10,7 +10,6 @@ for word in $(cat /proc/cmdline); do
 done
 
 answer_pings() {
-  insmod /lib/modules/xen-netfront.ko || echo "ninelives: $1 ERROR module xen-netfront"
   # Nothing but the pings is to be on the wire.
   echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
   tries=0

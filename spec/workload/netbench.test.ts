@@ -32,7 +32,7 @@ describe('the verdict of NetBench', () => {
 
   it('is open until a whole window has gone by', () => {
     expect(judgeNetBench(series(0, 900), marks(900))).toMatchObject({ ok: false, decided: false });
-    expect(judgeNetBench([], marks(900))).toEqual({ ok: false, decided: false, counted: 0, lossShare: 0 });
+    expect(judgeNetBench([], marks(900))).toEqual({ ok: false, decided: false, counted: 0, pending: 0, lossShare: 0 });
   });
 
   it('lets a tenth of a window be lost, and no more', () => {
@@ -50,13 +50,17 @@ describe('the verdict of NetBench', () => {
 
   it('waits for answers that may still come before it condemns', () => {
     const dead = series(0, 4000, (atMs) => atMs >= 2000);
-    expect(judgeNetBench(dead, marks(4000)).decided).toBe(false);
-    expect(judgeNetBench(dead, marks(5200))).toMatchObject({ decided: true, ok: false });
+    const failures = [{ startMs: 1990, endMs: 2000 }];
+    expect(judgeNetBench(dead, marks(4000, { failures }))).toMatchObject({ decided: false, pending: 200 });
+    expect(judgeNetBench(dead, marks(5200, { failures }))).toMatchObject({ decided: true, ok: false });
   });
 
   it('does not wait for the last answers when they cannot matter', () => {
     const inFlight = series(0, 4000, (atMs) => atMs >= 3950);
-    expect(judgeNetBench(inFlight, marks(4000))).toMatchObject({ decided: true, ok: true });
+    expect(judgeNetBench(inFlight, marks(4000))).toMatchObject({ decided: true, ok: true, pending: 5 });
+    const slow = series(0, 4500, (atMs) => atMs >= 4100);
+    const failures = [{ startMs: 2990, endMs: 3000 }];
+    expect(judgeNetBench(slow, marks(4500, { failures }))).toMatchObject({ decided: true, ok: true, pending: 40 });
   });
 
   const failure = { startMs: 3000, endMs: 3400 };

@@ -8,6 +8,7 @@
  */
 import { randomInt } from 'node:crypto';
 import { connect, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
 import { ECHO_PORT, OUTSIDE, OUTSIDE_PORT, type Station } from './net/addresses.js';
 import { arpReplyFrame, parseArpRequest, parseUdp, udpFrame } from './net/frames.js';
@@ -49,6 +50,10 @@ const KEPT_PINGS = 60_000;
 const PAYLOAD = 56;
 /** Bytes that may wait in our process for a machine that does not take them; what would come on top is not sent at all. */
 const BACKLOG = 64 * 1024;
+
+/** A busy host carries a ping in a second. */
+const FIRST_ANSWERS_LIMIT_MS = 120_000;
+const FIRST_ANSWERS = 20;
 
 type Sent = { -readonly [K in keyof Ping]: Ping[K] };
 
@@ -202,6 +207,31 @@ export class OutsideHost {
     payload.writeUInt32BE(n, 4);
     for (let i = 8; i < PAYLOAD; i++) payload[i] = n + i * 7;
     return payload;
+  }
+}
+
+/**
+ * Pings until each VM has answered some, and is silent again. Their caches of addresses are warm then, and the way is known to be whole.
+ * @throws NL_BOOT_FAILED when one does not answer, the signal's reason
+ */
+export async function awaitAnswers(host: OutsideHost, signal?: AbortSignal): Promise<void> {
+  const end = performance.now() + FIRST_ANSWERS_LIMIT_MS;
+  host.resume();
+  try {
+    for (;;) {
+      const silent = host.neighbours.filter(
+        (name) => host.pings(name).filter((ping) => ping.answeredAtMs !== undefined).length < FIRST_ANSWERS,
+      );
+      if (silent.length === 0) return;
+      if (performance.now() > end)
+        throw new NinelivesError('NL_BOOT_FAILED', `${silent.join(', ')} did not answer on the network`, {
+          fix: 'a busy host may need a second try',
+        });
+      await sleep(50);
+      signal?.throwIfAborted();
+    }
+  } finally {
+    host.pause();
   }
 }
 

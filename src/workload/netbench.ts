@@ -34,17 +34,19 @@ export interface NetBenchOptions {
 }
 
 export interface NetBenchVerdict {
-  /** Decided, and no window has lost too much. */
+  /** A whole window has gone by since the last resumption and is good, whatever answers come, and no other one is bad. */
   readonly ok: boolean;
   /**
-   * Whether later answers can no longer change `ok`, and a whole window has gone by since the last resumption. What is undecided
-   * when nobody waits any longer is a sender that could not send.
+   * False while answers to come decide. A verdict on *all* pings is made when the sender has stopped and none is pending; what is
+   * undecided even then is a sender that could not send.
    */
   readonly decided: boolean;
   /** The window with the highest share of lost pings; absent when there is no whole window. */
   readonly worstWindow?: PingWindow;
   /** Pings that counted, and the share of them that was lost. */
   readonly counted: number;
+  /** Those of them that are neither answered nor lost yet. */
+  readonly pending: number;
   readonly lossShare: number;
   /**
    * The longest time without an answer around the last failure, without the time in which the sender held back: the outage that
@@ -82,12 +84,14 @@ export function judgeNetBench(
   const windows = windowsOf(counted, clock.at(nowMs), windowMs);
   const isBad = (lost: number, sent: number): boolean => lost > sent * tolerance;
   const failed = windows.some(({ lost, sent }) => isBad(lost, sent));
-  const mayFail = windows.some(({ lost, pending, sent }) => isBad(lost + pending, sent));
   const resumedMs = Math.max(
     Number.NEGATIVE_INFINITY,
     ...failures.map(({ endMs }) => endMs ?? Number.POSITIVE_INFINITY),
   );
-  const seenEnough = windows.some(({ startMs }) => startMs >= resumedMs);
+  // What matters for a good verdict: all windows up to the first one after the resumption.
+  const first = windows.findIndex(({ startMs }) => startMs >= resumedMs);
+  const enough = windows.slice(0, first + 1);
+  const good = !failed && enough.length > 0 && !enough.some(({ lost, pending, sent }) => isBad(lost + pending, sent));
   const lost = counted.filter(({ fate }) => fate === 'lost').length;
   const worst = windows.reduce<Window | undefined>(
     (worse, window) => (worse && worse.lost / worse.sent >= window.lost / window.sent ? worse : window),
@@ -95,10 +99,11 @@ export function judgeNetBench(
   );
   const outageMs = outageOf(pings, marks);
   return {
-    ok: !failed && !mayFail && seenEnough,
-    decided: failed || (!mayFail && seenEnough),
+    ok: good,
+    decided: failed || good,
     ...(worst === undefined ? {} : { worstWindow: { startMs: worst.startMs, sent: worst.sent, lost: worst.lost } }),
     counted: counted.length,
+    pending: counted.filter(({ fate }) => fate === 'pending').length,
     lossShare: counted.length === 0 ? 0 : lost / counted.length,
     ...(outageMs === undefined ? {} : { outageMs }),
   };

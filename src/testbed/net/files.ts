@@ -1,41 +1,40 @@
-/** What the images of a box with NetBench have beside those of any other. */
-import type { CpioEntry } from '../cpio.js';
+/** What a box with NetBench has beside what any other has. */
 import type { Neighbour } from '../outside-host.js';
-import type { BoxSpec } from '../spec.js';
-import { ECHO_PORT, guestStation, PREFIX_LENGTH } from './addresses.js';
-import { echoProgram } from './echo-program.js';
+import { CARD_MAC, guestStation, PREFIX_LENGTH } from './addresses.js';
 
-/** Modules of dom0 for its network, in the order in which they can be loaded; `dom0-net.sh` loads them. */
+/** Modules of dom0's kernel for its bridge, the emulated card and the backend, in the order in which they can be loaded. */
 export const DOM0_NET_MODULES = ['llc', 'stp', 'bridge', 'e1000', 'xen-netback'] as const;
-/** Of a guest with work `netbench`; `work-netbench.sh` loads it. */
-export const GUEST_NET_MODULES = ['xen-netfront'] as const;
-/** Where the modules are in Debian's kernel package, below its `kernel` folder. */
-export const NET_MODULE_FOLDERS = [
-  'net/llc',
-  'net/802',
-  'net/bridge',
-  'drivers/net',
-  'drivers/net/xen-netback',
-  'drivers/net/ethernet/intel/e1000',
-] as const;
+
+/** Name of QEMU's network backend, and so of its socket. */
+export const CABLE = 'outside';
+
+/** What is asked of a `BoxSpec` here. */
+interface Networked {
+  readonly guests: readonly { readonly name: string; readonly work?: string }[];
+}
 
 /** The VMs that answer a sender outside the box. */
-export function neighboursOf({ guests }: Pick<BoxSpec, 'guests'>): Neighbour[] {
+export function neighboursOf({ guests }: Networked): Neighbour[] {
   return guests.flatMap(({ name, work }, i) => (work === 'netbench' ? [{ name, station: guestStation(i) }] : []));
 }
 
-/** The echo service, in the guests' image. */
-export const echoFile = (): CpioEntry => ({
-  kind: 'file',
-  path: 'bin/udp-echo',
-  data: echoProgram(ECHO_PORT),
-  executable: true,
-});
+/** What the kernel of VM `name` is told of its network (`work-netbench.sh` reads it); nothing where it has none. */
+export function netKernelWords(spec: Networked, name: string): string {
+  const station = stationOf(spec, name);
+  return station === undefined ? '' : ` ninelives.address=${station.ip}/${PREFIX_LENGTH}`;
+}
 
-/** What `work-netbench.sh` reads of the guest's kernel command line; nothing for other guests. */
-export const netKernelWords = (neighbour: Neighbour | undefined): string =>
-  neighbour === undefined ? '' : ` ninelives.address=${neighbour.station.ip}/${PREFIX_LENGTH}`;
+/** Lines for the xl configuration of VM `name`; none where it has no network. The hotplug script is `guest/hotplug-vif.sh`. */
+export function vifLines(spec: Networked, name: string): string[] {
+  const station = stationOf(spec, name);
+  return station === undefined ? [] : [`vif=["mac=${station.mac},bridge=xenbr0"]`];
+}
 
-/** Lines for the guest's xl configuration; none for other guests. */
-export const vifLines = (neighbour: Neighbour | undefined): string[] =>
-  neighbour === undefined ? [] : [`vif=["mac=${neighbour.station.mac},bridge=xenbr0,script=/etc/ninelives/vif.sh"]`];
+/** QEMU's options for the card, and the cable in it; none for a box in which nobody answers. */
+export function cardOf(spec: Networked): { args: string[]; networks?: string[] } {
+  if (neighboursOf(spec).length === 0) return { args: [] };
+  return { args: ['-device', `e1000,netdev=${CABLE},mac=${CARD_MAC}`], networks: [CABLE] };
+}
+
+const stationOf = (spec: Networked, name: string): Neighbour['station'] | undefined =>
+  neighboursOf(spec).find((neighbour) => neighbour.name === name)?.station;
