@@ -12,8 +12,7 @@ import { silent } from '../../src/common/progress.js';
 import { Random } from '../../src/common/random.js';
 import { Guard, type GuardEvent } from '../../src/guard/guard.js';
 import { findTarget, type Target } from '../../src/guard/target.js';
-import { injectFailstop } from '../../src/inject/failstop.js';
-import { planInjection, type TriggerSpec } from '../../src/inject/index.js';
+import { injectOnce, planInjection, type TriggerSpec } from '../../src/inject/index.js';
 import { loadCapsule } from '../../src/recover/capsule.js';
 import { makePlan } from '../../src/recover/mechanism.js';
 import { microreset } from '../../src/recover/microreset/index.js';
@@ -189,7 +188,7 @@ describe('a guard', () => {
         if (kind === 'failure') process.kill(pid, 'SIGKILL');
       },
     });
-    await injectFailstop(target, new Random(SEED));
+    await injectOnce(target, new Random(SEED), { signal: new AbortController().signal });
     await expect(guard.nextRecovery(10_000)).rejects.toMatchObject({ code: 'NL_QEMU_EXITED' });
     await box.stop();
     expect(existsSync(runtimeDir)).toBe(false);

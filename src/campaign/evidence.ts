@@ -1,9 +1,14 @@
 /** What is kept of a trial that did not go well: the consoles of all VMs, and what every CPU was doing at the end. */
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { isNinelivesError } from '../common/errors.js';
+import type { Failure } from '../detect/failure.js';
 import type { Target } from '../guard/target.js';
 import { consoleLogIn } from '../machine/spec.js';
+import { RecordingView, saveCapsule } from '../recover/capsule.js';
+import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import type { Box } from '../testbed/box.js';
+import type { View } from '../x86/view.js';
 import { readSituation } from '../xen/cpus.js';
 import { allVcpus, listDomains } from '../xen/domains.js';
 import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
@@ -26,9 +31,15 @@ export interface EvidenceOptions {
   readonly mark: number;
   /** Whether dom0 is seen to work, so that it can be asked for what its guests said. */
   readonly dom0: 'works' | 'lost';
+  readonly mechanism: Mechanism;
+  /** What went wrong, one line. */
+  readonly cause: string;
 }
 
-/** Writes `console-*.log` and `end.txt` to `dir`. The box stands still afterwards. */
+/**
+ * Writes `console-*.log` and `end.txt` to `dir`, and `end.capsule` where no failure left a capsule: of what was not detected, or of a
+ * machine that QEMU stopped. The box stands still afterwards.
+ */
 export async function keepEvidence(dir: string, box: Box, target: Target, options: EvidenceOptions): Promise<void> {
   const said = readFileSync(consoleLogIn(box.runtimeDir, CONSOLE)).subarray(options.mark);
   writeFileSync(join(dir, 'console-xen-dom0.log'), said);
@@ -36,7 +47,33 @@ export async function keepEvidence(dir: string, box: Box, target: Target, option
     writeFileSync(join(dir, `console-${name}.log`), await guestConsole(box, name, options.dom0));
   }
   await box.machine.freeze();
-  writeFileSync(join(dir, 'end.txt'), `${(await endOf(box, target)).join('\n')}\n`);
+  const view = await box.machine.capture();
+  const lines = endOf(view, target);
+  if (!readdirSync(dir).some((name) => name.endsWith('.capsule'))) {
+    const problem = keepCapsule(join(dir, 'end.capsule'), view, target, options);
+    if (problem !== undefined) lines.push(problem);
+  }
+  writeFileSync(join(dir, 'end.txt'), `${lines.join('\n')}\n`);
+}
+
+/** The end as a capsule: a recovery from it is planned to find what belongs into it. Returns why there is none. */
+function keepCapsule(
+  path: string,
+  view: View,
+  target: Target,
+  { mechanism, cause }: EvidenceOptions,
+): string | undefined {
+  const recording = new RecordingView(view);
+  const xen = target.at(recording);
+  try {
+    makePlan(mechanism, xen, target.facts, { scope: 'everything' });
+    const failure: Failure = { kind: 'halt', summary: `not detected: ${cause}`, detectedAtMs: performance.now() };
+    saveCapsule(path, { recording, xen, failure, mechanism, note: cause });
+    return undefined;
+  } catch (error) {
+    if (isNinelivesError(error, 'NL_NO_SPACE')) throw error;
+    return `no capsule: ${error instanceof Error ? error.message : String(error)}`;
+  }
 }
 
 /** The end of what a guest said on its console, which dom0's xenconsoled keeps. */
@@ -52,9 +89,8 @@ async function guestConsole(box: Box, name: string, dom0: EvidenceOptions['dom0'
 }
 
 /** What every CPU and vCPU was doing, and the locks that are held. State may be too damaged to be read: that is evidence as well. */
-async function endOf(box: Box, target: Target): Promise<string[]> {
+function endOf(view: View, target: Target): string[] {
   const lines: string[] = [];
-  const view = await box.machine.capture();
   const attempt = (what: string, tell: () => void): void => {
     try {
       tell();

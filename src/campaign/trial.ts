@@ -6,6 +6,7 @@ import { Guard } from '../guard/guard.js';
 import type { Target } from '../guard/target.js';
 import { type InjectionPoint, inject, type Planned } from '../inject/index.js';
 import type { Mechanism } from '../recover/mechanism.js';
+import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
@@ -118,7 +119,12 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   });
   if (classified.cause !== undefined && classified.outcome !== 'not-reached' && evidenceDir !== undefined) {
     const works = seen.lost === undefined && vms.some((vm) => vm.kind === 'dom0' && vm.alive);
-    await keepEvidence(evidenceDir, box, target, { mark, dom0: works ? 'works' : 'lost' });
+    await keepEvidence(evidenceDir, box, target, {
+      mark,
+      dom0: works ? 'works' : 'lost',
+      mechanism: options.mechanism ?? microreset,
+      cause: classified.cause,
+    });
   }
   watch.lap('evidence');
   return {

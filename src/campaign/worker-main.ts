@@ -118,6 +118,8 @@ function obey(message: ToWorker): void {
   }
 }
 
+// Ctrl-C is the supervisor's to hear: it has the run in flight finished.
+for (const name of ['SIGINT', 'SIGHUP'] as const) process.on(name, () => {});
 process.on('message', obey);
 // The supervisor is gone, however it went. `exit` runs what removes the box's folder; the kernel ends QEMU.
 process.on('disconnect', () => process.exit(0));

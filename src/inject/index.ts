@@ -12,5 +12,6 @@ export type {
   NotReached,
   Planned,
 } from './model.js';
-export { planInjection } from './plan.js';
+export { FAILSTOP, type Injected, injectOnce, injectPlanned, type OnceOptions, SOON } from './once.js';
+export { planInjection, plannedSchema } from './plan.js';
 export { TRIGGERS, type TriggerSpec, triggerSchema } from './triggers.js';

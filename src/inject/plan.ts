@@ -2,11 +2,24 @@
  * From a seed to the choices of an injection. The trigger draws from the generator first and the fault after it, always in the same
  * order, so the same seed and the same specification give the same plan (docs/design/injection.md).
  */
+import { z } from 'zod';
 import { NinelivesError } from '../common/errors.js';
 import type { Random } from '../common/random.js';
 import { FAULTS, type FaultSpec } from './faults.js';
 import type { FaultModel, Planned, TriggerModel } from './model.js';
 import { TRIGGERS, type TriggerSpec } from './triggers.js';
+
+const choice = z.record(z.string(), z.json());
+
+/** A plan as it stands in a run log. */
+export const plannedSchema = z.object({
+  /** The fault's name, such as `register`. */
+  fault: z.string(),
+  faultChoice: choice,
+  /** The trigger's name, such as `timer`. */
+  trigger: z.string(),
+  triggerChoice: choice,
+});
 
 /** Makes all choices of one injection. Pure but for what it draws from `random`. */
 export function planInjection(random: Random, fault: FaultSpec, trigger: TriggerSpec): Planned {
