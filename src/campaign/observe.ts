@@ -164,7 +164,10 @@ export class Observer {
       ...box.spec.guests.map(({ name, kind }) => ({ name, kind })),
     ];
     const steps = seen.failures.length === 0 ? { steps: limits.quietSteps } : {};
-    return judge(before, seen.resumed ?? before, this.#after, { expected, oracle, ...steps });
+    // Samples from before a failure was seen are older than that of the resumption; the order is what "went back" is judged by.
+    const resumed = seen.resumed ?? before;
+    const after = this.#after.filter((sample) => sample.atMs >= resumed.atMs);
+    return judge(before, resumed, after, { expected, oracle, ...steps });
   }
 }
 
