@@ -145,6 +145,21 @@ describe('an observer', () => {
     expect(tookMs).toBeLessThan(600);
   });
 
+  it('gives up a hypervisor that fails again and again after each recovery', async () => {
+    const { seen, tookMs } = await observe({
+      app1: () => 10,
+      guard: async (note, stopped) => {
+        while (!stopped()) {
+          note({ kind: 'failure', failure: { ...failure, detectedAtMs: performance.now() } });
+          note(recovered);
+          await sleep(100);
+        }
+      },
+    });
+    expect(seen.lost).toMatch(/^it failed \d+ times, and did not come to an end: BUG at x$/);
+    expect(tookMs).toBeLessThan(3500);
+  });
+
   it('takes a planner that breaks on damaged state for a failure of the target', async () => {
     const { seen } = await observe({
       guard: async (note) => {
