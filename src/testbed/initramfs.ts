@@ -35,7 +35,7 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
   const xenBin = 'usr/lib/xen-4.17/bin';
   const modules = [...MODULES, ...dom0ModulesFor(spec)];
   const spare = unikernel({ name: SPARE.name, magic, restMs: SPARE_REST_MS });
-  const works = [...new Set(spec.guests.map((guest) => guest.work))].sort();
+  const works = new Set(spec.guests.map((guest) => guest.work));
   return [
     ...common(root, magic, modules, [
       `DOM0_PACE=${spec.dom0.work}`,
@@ -53,7 +53,7 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
     ...libraries(root, LIBRARIES),
     ...kernelModules(root, modules),
     { kind: 'copy', path: 'boot/linux', from: kernel },
-    ...works.map(
+    ...[...works].map(
       (work): Part => ({ kind: 'archive', path: `boot/guest-${work}.cpio`, parts: guestParts(root, magic, work) }),
     ),
     { kind: 'file', path: 'boot/unikernel', data: spare },
