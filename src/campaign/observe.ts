@@ -52,6 +52,8 @@ export interface Observation {
 }
 
 const POLL_MS = 150;
+/** So many failures in one trial, and VMs that are not well: it is not going to be better. */
+const RELAPSES = 8;
 
 export class Observer {
   readonly #parts: ObserverParts;
@@ -116,12 +118,25 @@ export class Observer {
     const vms = this.#judge();
     // dom0 creates the new VM as soon as it is seen to work; the others are watched meanwhile.
     if (this.#wantsNewVm() && vms.some((vm) => vm.kind === 'dom0' && vm.alive)) this.#create();
-    const waitsForNewVm = this.#creation !== undefined && this.#newVm === undefined;
     const sinceMs = performance.now() - (seen.resumed?.atMs ?? this.#begunMs);
-    if (waitsForNewVm) return false;
+    if (this.#creation !== undefined && this.#newVm === undefined) return this.#isRelapsing();
     const isWell = allWell(vms) && !this.#wantsNewVm();
-    if (seen.failures.length > 0) return isWell || sinceMs > limits.revivalMs;
+    if (seen.failures.length > 0) return isWell || sinceMs > limits.revivalMs || this.#isRelapsing();
     return (isWell && sinceMs >= limits.quietMs) || sinceMs > limits.detectionMs;
+  }
+
+  /**
+   * Whether the hypervisor fails again and again, each time to be recovered and to fail: too seldom for the guard to call it a storm,
+   * as with hangs, and without an end. Then nobody waits for it longer than twice the time that one revival gets.
+   */
+  #isRelapsing(): boolean {
+    const { seen, limits } = this.#parts;
+    const first = seen.failures[0];
+    const last = seen.failures.at(-1);
+    if (first === undefined || last === undefined || seen.failures.length < RELAPSES) return false;
+    if (performance.now() - first.detectedAtMs < 2 * limits.revivalMs) return false;
+    seen.lost = `it failed ${seen.failures.length} times, and did not come to an end: ${last.summary}`;
+    return true;
   }
 
   #wantsNewVm(): boolean {
@@ -164,7 +179,10 @@ export class Observer {
       ...box.spec.guests.map(({ name, kind }) => ({ name, kind })),
     ];
     const steps = seen.failures.length === 0 ? { steps: limits.quietSteps } : {};
-    return judge(before, seen.resumed ?? before, this.#after, { expected, oracle, ...steps });
+    // Samples from before a failure was seen are older than that of the resumption; the order is what "went back" is judged by.
+    const resumed = seen.resumed ?? before;
+    const after = this.#after.filter((sample) => sample.atMs >= resumed.atMs);
+    return judge(before, resumed, after, { expected, oracle, ...steps });
   }
 }
 
