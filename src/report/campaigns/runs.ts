@@ -23,6 +23,7 @@ export function runs(input: ReportInput, series: readonly Series[], choice: RunC
     if (entries.length === 0) return [];
     return [{ title: `${FATE_WORDS[fate]} (${entries.length})`, open: fate === 'failed', runs: entries }];
   });
+  if (groups.length === 0) return undefined;
   return {
     id: 'runs',
     title: 'Run by run',
