@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { DEFAULT_LIMITS, type ObserveLimits, Observer } from '../../src/campaign/observe.js';
+import { OutsideWatch } from '../../src/campaign/outside.js';
 import { Sightings } from '../../src/campaign/sightings.js';
 import { NinelivesError } from '../../src/common/errors.js';
 import type { Guard, GuardEvent } from '../../src/guard/guard.js';
@@ -56,7 +57,8 @@ async function observe({ dom0 = steady, app1 = steady, guard = untilStopped, cre
     },
   } as unknown as Box;
   let stopped = false;
-  const parts = { box, seen, before: sample(), sample, limits: LIMITS, oracle, told: () => {}, wanted };
+  const outside = new OutsideWatch(undefined);
+  const parts = { box, seen, outside, before: sample(), sample, limits: LIMITS, oracle, told: () => {}, wanted };
   const observer = new Observer({ ...parts, signal: new AbortController().signal });
   const observation = await observer.watch({
     run: () =>

@@ -109,8 +109,9 @@ export class Box {
   /**
    * Has dom0 create one more VM and waits until it works. A VM that cannot be created is a result, not an error.
    * @param limitMs for the creation, and again for the first step of work
+   * @param signal aborted when nobody waits for the first step any more
    */
-  async createVm(limitMs: number = 60_000): Promise<NewVm> {
+  async createVm(limitMs: number = 60_000, signal?: AbortSignal): Promise<NewVm> {
     const { name } = SPARE;
     const begin = performance.now();
     try {
@@ -123,7 +124,7 @@ export class Box {
     }
     const createMs = performance.now() - begin;
     const end = performance.now() + limitMs;
-    while (performance.now() < end) {
+    while (performance.now() < end && signal?.aborted !== true) {
       this.#reader.rescan();
       const report = this.#reader.read().find((one) => one.name === name);
       if (report && report.n > 0 && report.errors > 0)
