@@ -173,7 +173,7 @@ function runLinks(group: readonly Found[], named: boolean): Inline[] {
   const campaigns = [...new Set(group.map(({ series }) => series.campaignIndex))];
   return campaigns.flatMap((index, place): Inline[] => {
     const of = group.filter(({ series }) => series.campaignIndex === index);
-    const name = !named ? '' : `${of[0]?.series.campaign.meta.name}: `;
+    const name = !named ? '' : `${of[0]?.series.campaignName}: `;
     const links = of
       .slice(0, RUNS_SHOWN)
       .flatMap(({ series, record }, at): Inline[] => [

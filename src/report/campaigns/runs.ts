@@ -46,7 +46,7 @@ function entry(input: ReportInput, series: Series, record: RunRecord): RunEntry 
   const took = record.latencyMs === undefined ? '' : `, latency ${duration(record.latencyMs)}`;
   return {
     id: runAnchor(series, record),
-    name: `${series.campaign.meta.name} ${runName(record)}`,
+    name: `${series.campaignName} ${runName(record)}`,
     end,
     class: FATE_CLASS[fate],
     detail: record.outcome === 'infra' ? (record.errorCode ?? '') : `${where}${took}`,

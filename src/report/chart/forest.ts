@@ -4,7 +4,7 @@
  */
 import { AXIS_HEIGHT, bottomAxis } from './axis.js';
 import { linearScale } from './scale.js';
-import { type Canvas, element, frame, label, textWidth } from './svg.js';
+import { type Canvas, element, frame, label, number, textWidth } from './svg.js';
 
 export interface ForestRow {
   readonly name: string;
@@ -88,10 +88,11 @@ export function forest(canvas: Canvas, options: ForestOptions): string {
             height: 12,
           })
         : '';
-    const whisker = element('path', {
-      class: mark === 'bar' ? 'whisker' : `whisker stroke ${row.class}`,
-      d: `M${low.toFixed(2)} ${line - 4}v8M${low.toFixed(2)} ${line}H${high.toFixed(2)}M${high.toFixed(2)} ${line - 4}v8`,
-    });
+    const d = `M${number(low)} ${line - 4}v8M${number(low)} ${line}H${number(high)}M${number(high)} ${line - 4}v8`;
+    const whisker =
+      mark === 'bar'
+        ? element('path', { class: 'whisker-ground', d }) + element('path', { class: 'whisker', d })
+        : element('path', { class: `whisker stroke ${row.class}`, d });
     const dot = mark === 'dot' ? element('circle', { class: `fill dot ${row.class}`, cx: at, cy: line, r: 5 }) : '';
     return text + bar + whisker + dot;
   }

@@ -51,6 +51,7 @@ figcaption{font-weight:600}
 .grid{stroke:var(--grid)}.axis{stroke:var(--soft)}
 .whisker{stroke:var(--ink);stroke-width:1.5;fill:none}
 .whisker.stroke{stroke-width:2.5}
+.whisker-ground{stroke:var(--card);stroke-width:4.5;fill:none;stroke-linecap:square}
 .dot{stroke:var(--card);stroke-width:1.5}
 .mark{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 3}
 .mark.quantile{stroke:var(--ink);stroke-dasharray:none;stroke-width:1}
