@@ -41,12 +41,15 @@ export class RunControl {
   onStop: (stop: Stop) => void = () => {};
   /** Called whenever the machine, or one CPU of it, begins to run or stands again. */
   onState: (state: 'running' | 'frozen') => void = () => {};
+  /** Where a CPU that hit a breakpoint stands. Default: the stub is asked for its program counter and nothing else. */
+  addressOf: (cpu: number) => Promise<bigint>;
   /** Reason of the last SHUTDOWN event that QMP told of. */
   shutdownReason: string | undefined;
 
   constructor(session: StubSession) {
     this.#session = session;
     this.#lastStop = { kind: 'paused', atMs: performance.now() };
+    this.addressOf = (cpu) => session.programCounter(cpu);
     session.onStop = (reply, atMs) => this.#stopped(reply, atMs);
   }
 
@@ -69,6 +72,11 @@ export class RunControl {
     if (this.#state === 'frozen') return this.#lastStop;
     this.#session.interrupt();
     return this.waitForStop(STOP_LIMIT_MS);
+  }
+
+  /** Whether a CPU stands on a breakpoint, so that `resume` has to step it before it lets all run. */
+  get stepsFirst(): boolean {
+    return this.#standing.size > 0;
   }
 
   /** Lets all CPUs run. @throws NL_STUB_ERROR when the machine was shut down and can only be reset. */
@@ -209,7 +217,8 @@ export class RunControl {
 
   #stopped(reply: StopReply, atMs: number): void {
     if (reply.kind === 'breakpoint') {
-      this.#session.programCounter(reply.cpu).then(
+      const asked = this.#privateRun ? this.#session.programCounter(reply.cpu) : this.addressOf(reply.cpu);
+      asked.then(
         (address) => this.#deliver({ kind: 'breakpoint', cpu: reply.cpu, address, atMs }),
         () => {}, // The link is gone: `fail` tells every waiter.
       );
