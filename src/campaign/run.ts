@@ -1,5 +1,5 @@
 /** One run of a campaign on a box that is used for many: back to the snapshot, the trial, the record. */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Target } from '../guard/target.js';
 import type { Box } from '../testbed/box.js';
@@ -23,6 +23,8 @@ export interface Bench {
   readonly dir: string;
   readonly signal: AbortSignal;
   readonly told?: (text: string) => void;
+  /** Called with what is not as it should be and does not change the result. */
+  readonly warn?: (text: string) => void;
 }
 
 /** @throws what goes wrong on our side; the box is then in no state to be used again without a restore */
@@ -40,10 +42,10 @@ export async function runOnce(
   signal.throwIfAborted();
   watch.lap('restore');
   const keeps = file.evidence.keep !== 'none';
-  const folder = runFolder(order);
-  const evidenceDir = join(dir, folder);
-  rmSync(evidenceDir, { recursive: true, force: true });
-  if (keeps) mkdirSync(evidenceDir, { recursive: true });
+  // Beside the box first: what is not kept, of most runs, never gets to the campaign's disk.
+  const draft = join(box.runtimeDir, 'evidence');
+  rmSync(draft, { recursive: true, force: true });
+  if (keeps) mkdirSync(draft, { recursive: true });
   const trial = await runTrial(box, target, {
     ...(file.golden ? {} : { planned: order.planned }),
     oracle,
@@ -55,13 +57,32 @@ export async function runOnce(
     without: withoutOf(file, order.variant),
     commitUnchecked: file.mechanism.commitUnchecked,
     note: `campaign ${file.name}, run ${runName(order)}`,
-    ...(keeps ? { evidenceDir } : {}),
+    ...(keeps ? { evidenceDir: draft } : {}),
   });
   watch.add(trial.spentMs);
-  if (keeps && !isWorthKeeping(trial, file)) rmSync(evidenceDir, { recursive: true, force: true });
-  const evidence = existsSync(evidenceDir) ? readdirSync(evidenceDir).map((name) => join(folder, name)) : [];
+  const folder = runFolder(order);
+  rmSync(join(dir, folder), { recursive: true, force: true });
+  const evidence = keeps && isWorthKeeping(trial, file) ? keepIn(dir, folder, draft, bench.warn) : [];
+  rmSync(draft, { recursive: true, force: true });
   const record = recordOf({ bench, order, trial, startedAt, evidence, spentMs: watch.spentMs, begin });
   return { record, trial };
+}
+
+/** Of a hypervisor that fails again and again the first failures are worth looking at, and not the hundredth. */
+const CAPSULES = 4;
+
+/** A run counts also where its evidence cannot be kept. */
+function keepIn(dir: string, folder: string, draft: string, warn: Bench['warn']): string[] {
+  try {
+    const names = readdirSync(draft).sort();
+    for (const name of names.filter((one) => one.endsWith('.capsule')).slice(CAPSULES)) rmSync(join(draft, name));
+    cpSync(draft, join(dir, folder), { recursive: true });
+    return readdirSync(draft).map((name) => join(folder, name));
+  } catch (error) {
+    rmSync(join(dir, folder), { recursive: true, force: true });
+    warn?.(`the evidence in ${folder} could not be kept: ${error instanceof Error ? error.message : String(error)}`);
+    return [];
+  }
 }
 
 function isWorthKeeping(trial: Trial, file: CampaignFile): boolean {
@@ -83,7 +104,7 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
   const { point, failures, recoveries, newVm, verdict } = trial;
   const [recovery] = recoveries;
   const isDetected = trial.outcome === 'detected';
-  const works = new Map(bench.box.vms().map(({ name, work }) => [name, work as string]));
+  const works = new Map(bench.box.spec.guests.map(({ name, work }) => [name, work as string]));
   return {
     run: order.run,
     ...(order.variant === undefined ? {} : { variant: order.variant }),
@@ -107,10 +128,13 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
       : {}),
     ...(isDetected && trial.detectionMs !== undefined ? { detectionMs: thousandths(trial.detectionMs) } : {}),
     ...(isDetected && trial.outageMs !== undefined ? { outageMs: thousandths(trial.outageMs) } : {}),
+    ...(isDetected && trial.outsideOutageMs !== undefined
+      ? { outsideOutageMs: thousandths(trial.outsideOutageMs) }
+      : {}),
     vms: verdict.vms.map(({ name, kind, alive, intact, reason }) => ({
       name,
       kind,
-      work: works.get(name) ?? 'unknown',
+      work: works.get(name) ?? DOM0_WORK,
       alive,
       intact,
       ...(reason === undefined ? {} : { reason }),
@@ -123,6 +147,9 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
     spentMs: { ...spentMs },
   };
 }
+
+/** dom0's own work is a sign of life only. */
+const DOM0_WORK = 'files';
 
 const thousandths = (ms: number): number => Math.round(ms * 1000) / 1000;
 
