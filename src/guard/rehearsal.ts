@@ -20,6 +20,9 @@ import { timerQueue } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
 
+/** What a rehearsal needs of a box. */
+type Stage = Pick<Target, 'at' | 'facts'>;
+
 /** How many rehearsals it takes until the time that a plan takes has settled (bench/recovery-latency). */
 export const ENOUGH = 60;
 /** Rehearsals that this process has made: what the engine has compiled serves every later guard as well. */
@@ -29,7 +32,7 @@ let rehearsed = 0;
 export const isWarm = (): boolean => rehearsed >= ENOUGH;
 
 /** A plan of the healthy box that looks at everything. @param view a recording of it */
-export function rehearseThoroughly(target: Target, view: View, mechanism: Mechanism): void {
+export function rehearseThoroughly(target: Stage, view: View, mechanism: Mechanism): void {
   makePlan(mechanism, target.at(view), target.facts, { scope: 'everything' });
 }
 
@@ -38,7 +41,7 @@ export function rehearseThoroughly(target: Target, view: View, mechanism: Mechan
  * @param view a recording of the healthy box
  * @throws whatever planning throws: made-up damage may make no sense
  */
-export function rehearse(target: Target, view: View, mechanism: Mechanism): Plan {
+export function rehearse(target: Stage, view: View, mechanism: Mechanism): Plan {
   const turn = rehearsed++;
   const failure = makeUp(target, view, turn);
   return makePlan(mechanism, target.at(failure), target.facts, { now: () => performance.now() });
@@ -59,7 +62,7 @@ const PLACES = ['do_mmu_update', 'schedule', '_get_page_type', 'timer_softirq_ac
  * A view of a box that has failed. It is of the very classes that a recovery sees: code that was compiled for others would be thrown
  * away at the first failure.
  */
-function makeUp(target: Target, base: View, turn: number): View {
+function makeUp(target: Stage, base: View, turn: number): View {
   const cpus = Array.from({ length: base.cpuCount }, (_, cpu) => cpu);
   const paper = new Overlay(base);
   new Damage(target, paper, turn).inflict(cpus);
@@ -73,12 +76,12 @@ function makeUp(target: Target, base: View, turn: number): View {
 }
 
 class Damage {
-  readonly #target: Target;
+  readonly #target: Stage;
   readonly #view: Overlay;
   readonly #xen: Xen;
   readonly #turn: number;
 
-  constructor(target: Target, view: Overlay, turn: number) {
+  constructor(target: Stage, view: Overlay, turn: number) {
     this.#target = target;
     this.#view = view;
     this.#xen = target.at(view);
