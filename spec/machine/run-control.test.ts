@@ -64,6 +64,9 @@ describe('run control', () => {
       asked.push(cpu);
       return session.programCounter(cpu);
     };
+    stub.onResume = (packet) => {
+      if (packet.startsWith('vCont;s')) hitSoon(2, THERE);
+    };
     await control.stepOne(2);
     expect(asked).toEqual([]);
     await control.setBreakpoints([HERE]);
