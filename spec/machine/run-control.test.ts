@@ -50,6 +50,32 @@ describe('run control', () => {
     expect(stops).toEqual([stop]);
   });
 
+  it('lets register writes leave with the resumption, without waiting for their answers', async () => {
+    const written = session.writeRegisters(new Map([[1, { rip: THERE }]]));
+    await control.resume();
+    expect(control.state).toBe('running');
+    await written;
+    expect(stub.cpus[1]!.rip).toBe(THERE);
+  });
+
+  it('asks whoever captures at stops where a CPU stands, but not when a single CPU was run', async () => {
+    const asked: number[] = [];
+    control.addressOf = async (cpu) => {
+      asked.push(cpu);
+      return session.programCounter(cpu);
+    };
+    stub.onResume = (packet) => {
+      if (packet.startsWith('vCont;s')) hitSoon(2, THERE);
+    };
+    await control.stepOne(2);
+    expect(asked).toEqual([]);
+    await control.setBreakpoints([HERE]);
+    await control.resume();
+    hitSoon(3, HERE);
+    expect(await control.waitForStop(1000)).toMatchObject({ kind: 'breakpoint', cpu: 3, address: HERE });
+    expect(asked).toEqual([3]);
+  });
+
   it('gives the breakpoint stop to whoever wanted to freeze at the same moment', async () => {
     await control.setBreakpoints([HERE]);
     await control.resume();
