@@ -101,7 +101,7 @@ function hashOf(packages: PackageSet, spec: BoxSpec, scripts: Scripts): string {
 }
 
 const spareKernel = (magic: string): string =>
-  unikernel({ name: SPARE.name, magic: magic.padEnd(32, '-'), restMs: SPARE_REST_MS }).toString('latin1');
+  unikernel({ name: SPARE.name, magic: magic.padEnd(32, '-'), restMs: SPARE_REST_MS, work: 'mix' }).toString('latin1');
 
 /** A file appears complete or not at all. */
 function place(path: string, data: Uint8Array): void {
