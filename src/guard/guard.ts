@@ -38,6 +38,13 @@ export interface GuardOptions {
   /** Text kept in capsules. */
   readonly capsuleNote?: () => string;
   readonly onEvent?: (event: GuardEvent) => void;
+  /**
+   * Called with each failure on the frozen machine, before the recovery is planned. An injector takes back here what it changed
+   * in code; registers stay as they are. What it throws ends the guard.
+   */
+  readonly beforeRecovery?: (failure: Failure) => Promise<void>;
+  /** How often the recovery is rehearsed after attaching. Default: as often as a cold process needs. */
+  readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
 }
@@ -104,25 +111,32 @@ export class Guard {
   async nextRecovery(timeoutMs = Number.POSITIVE_INFINITY): Promise<Recovery | undefined> {
     const deadline = performance.now() + timeoutMs;
     const { machine } = this.#target;
-    if (machine.state === 'frozen') await machine.resume();
-    this.#watch.reset();
-    while (!this.#stopped) {
-      const left = deadline - performance.now();
-      if (left <= 0) return undefined;
-      const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
-      if (seen === undefined) continue;
-      const { failure } = seen;
-      this.#failures++;
-      this.#options.onEvent?.({ kind: 'failure', failure });
-      if (this.#isStorm(failure)) return undefined;
-      this.#recovering = true;
-      try {
-        return await this.#recover(seen);
-      } finally {
-        this.#recovering = false;
+    machine.capturesAtStops = true;
+    try {
+      if (machine.state === 'frozen') await machine.resume();
+      this.#watch.reset();
+      while (!this.#stopped) {
+        const left = deadline - performance.now();
+        if (left <= 0) return undefined;
+        const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
+        if (seen !== undefined) return await this.#onFailure(seen);
       }
+      return undefined;
+    } finally {
+      machine.capturesAtStops = false;
     }
-    return undefined;
+  }
+
+  async #onFailure(seen: Sighting): Promise<Recovery | undefined> {
+    const { failure } = seen;
+    this.#failures++;
+    if (this.#isStorm(failure)) return undefined;
+    this.#recovering = true;
+    try {
+      return await this.#recover(seen);
+    } finally {
+      this.#recovering = false;
+    }
   }
 
   /** Watches until it is stopped or the box cannot be recovered. */
@@ -143,6 +157,7 @@ export class Guard {
     const first = this.#recent.shift()!;
     if (failure.detectedAtMs - first > STORM.withinMs) return false;
     const why = `${STORM.failures} failures within ${STORM.withinMs} ms: recovery does not help`;
+    this.#options.onEvent?.({ kind: 'failure', failure });
     this.#options.onEvent?.({ kind: 'not-recovered', failure, why });
     this.#stopped = true;
     return true;
@@ -237,14 +252,17 @@ export class Guard {
   async #recover({ failure, view }: Sighting): Promise<Recovery | undefined> {
     const { mechanism = microreset, without, commitUnchecked, onEvent } = this.#options;
     if (view === undefined) {
+      onEvent?.({ kind: 'failure', failure });
       onEvent?.({ kind: 'not-recovered', failure, why: failure.summary });
       this.#stopped = true;
       throw new NinelivesError('NL_QEMU_EXITED', `the machine cannot go on: ${failure.summary}`, {
         fix: 'Start the box again.',
       });
     }
+    // What it does is in memory, which the view shows as it is.
+    await this.#options.beforeRecovery?.(failure);
     let recording: RecordingView | undefined;
-    const recovery = await recover(this.#target, view, failure, {
+    const recovering = recover(this.#target, view, failure, {
       mechanism,
       ...(without === undefined ? {} : { without }),
       ...(commitUnchecked === undefined ? {} : { commitUnchecked }),
@@ -258,6 +276,8 @@ export class Guard {
             planned: () => recording?.seal(),
           }),
     });
+    // Whoever listens is told when it is over: what they do about it would be part of the outage.
+    const recovery = await recovering.finally(() => onEvent?.({ kind: 'failure', failure }));
     this.#watch.reset();
     const kept =
       recording === undefined ? recovery : { ...recovery, capsule: this.#keep(recording, failure, mechanism) };
@@ -298,7 +318,8 @@ export class Guard {
   }
 
   async #rehearse(rehearse: () => void): Promise<void> {
-    for (let n = 0; n < WARM_UPS && !this.#stopped; n++) {
+    const rehearsals = this.#options.rehearsals ?? WARM_UPS;
+    for (let n = 0; n < rehearsals && !this.#stopped; n++) {
       await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
       if (this.#recovering) continue;
       try {
