@@ -24,6 +24,10 @@ const SPARE_REST_MS = 50;
 
 /** In the order in which they can be loaded. */
 const MODULES = ['xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xen-privcmd', 'xenfs'] as const;
+/** For VMs with a disk: disks in dom0's memory, and the backend. */
+const DISK_MODULES = ['brd', 'xen-blkback'] as const;
+/** Of the new VM. */
+const DISK = 'disk=["phy:/dev/ram0,xvda,w"]';
 
 const XEN_PROGRAMS = ['xl', 'xenstored', 'xenconsoled', 'xen-init-dom0'] as const;
 const XENSTORE_PROGRAMS = ['xenstore-read', 'xenstore-write', 'xenstore-ls'] as const;
@@ -81,7 +85,7 @@ export async function buildImages(
   return { xen, xenSymbols, xenVersion: packages.xenVersion, kernel, initramfs, hash, magic };
 }
 
-const SCRIPTS = ['dom0-init.sh', 'guest-init.sh', 'work.sh', 'agent.sh'] as const;
+const SCRIPTS = ['dom0-init.sh', 'guest-init.sh', 'work.sh', 'agent.sh', 'hotplug-block.sh'] as const;
 type Scripts = Readonly<Record<(typeof SCRIPTS)[number], Buffer>>;
 
 const readScripts = (): Scripts =>
@@ -93,15 +97,15 @@ const readScripts = (): Scripts =>
 function hashOf(packages: PackageSet, spec: BoxSpec, scripts: Scripts): string {
   const hash = createHash('sha256');
   const versions = Object.entries(packages.versions).sort();
-  const { guests, pinning, cpus } = spec;
+  const { guests, newVm, pinning, cpus } = spec;
   const texts = SCRIPTS.map((name) => scripts[name].toString('latin1'));
-  const constants = [GUEST_KERNEL, CONSOLE_EVERY, MODULES, XEN_PROGRAMS, SPARE, workBlock(), spareKernel('')];
-  hash.update(JSON.stringify([ownVersion(), versions, guests, pinning, cpus, texts, constants]));
+  const constants = [GUEST_KERNEL, CONSOLE_EVERY, MODULES, XEN_PROGRAMS, SPARE, workBlock(), spareKernel(spec, '')];
+  hash.update(JSON.stringify([ownVersion(), versions, guests, newVm, pinning, cpus, texts, constants]));
   return hash.digest('hex');
 }
 
-const spareKernel = (magic: string): string =>
-  unikernel({ name: SPARE.name, magic: magic.padEnd(32, '-'), restMs: SPARE_REST_MS, work: 'mix' }).toString('latin1');
+const spareKernel = ({ newVm }: BoxSpec, magic: string): string =>
+  unikernel({ name: SPARE.name, magic: magic.padEnd(32, '-'), restMs: SPARE_REST_MS, work: newVm }).toString('latin1');
 
 /** A file appears complete or not at all. */
 function place(path: string, data: Uint8Array): void {
@@ -122,11 +126,13 @@ function dom0Image(
   const text = (path: string, data: string): CpioEntry => ({ kind: 'file', path, data: Buffer.from(data) });
   const copied = (path: string, from: string): CpioEntry => program(path, readFileSync(from));
 
+  const withDisk = spec.newVm === 'blkbench';
+  const modules = [...MODULES, ...(withDisk ? DISK_MODULES : [])];
   const settings = [
     `MAGIC=${magic}`,
     `CONSOLE_EVERY=${CONSOLE_EVERY}`,
     `BUSYBOX_SHA256=${createHash('sha256').update(busybox).digest('hex')}`,
-    `MODULES="${MODULES.join(' ')}"`,
+    `MODULES="${modules.join(' ')}"`,
   ];
   const common: CpioEntry[] = [
     program('bin/busybox', busybox),
@@ -137,30 +143,32 @@ function dom0Image(
   const guest = writeCpio([...common, program('init', scripts['guest-init.sh'])]);
 
   const xenBin = 'usr/lib/xen-4.17/bin';
-  const modules = join(
-    packages.root,
-    'lib/modules',
-    packages.kernelPackage.replace('linux-image-', ''),
-    'kernel/drivers/xen',
-  );
+  const kernelVersion = packages.kernelPackage.replace('linux-image-', '');
+  const drivers = join(packages.root, 'lib/modules', kernelVersion, 'kernel/drivers');
+  const module = (name: string): CpioEntry => {
+    const file = `${name}.ko`;
+    const places = ['xen', join('xen', name), 'block', join('block', name)];
+    return copied(`lib/modules/${file}`, firstOf(...places.map((place) => join(drivers, place, file))));
+  };
   return writeCpio([
     ...common,
     program('init', scripts['dom0-init.sh']),
     { kind: 'file', path: 'etc/ninelives/agent.sh', data: scripts['agent.sh'] },
+    program('etc/xen/scripts/block', scripts['hotplug-block.sh']),
     text('etc/xen/xl.conf', 'autoballoon=0\n'),
     { kind: 'folder', path: 'var/lib/xen' },
     ...XEN_PROGRAMS.map((name) => copied(`${xenBin}/${name}`, join(packages.root, xenBin, name))),
     ...XENSTORE_PROGRAMS.map((name) => copied(`bin/${name}`, join(packages.root, 'usr/bin', name))),
     ...libraries(packages.root),
-    ...MODULES.map((name) => {
-      const file = `${name}.ko`;
-      return copied(`lib/modules/${file}`, firstOf(join(modules, file), join(modules, name, file)));
-    }),
+    ...modules.map(module),
     { kind: 'file', path: 'boot/linux', data: kernel },
     { kind: 'file', path: 'boot/guest.cpio', data: guest },
-    { kind: 'file', path: 'boot/unikernel', data: Buffer.from(spareKernel(magic), 'latin1') },
+    { kind: 'file', path: 'boot/unikernel', data: Buffer.from(spareKernel(spec, magic), 'latin1') },
     ...spec.guests.map((vm, i) => text(`etc/ninelives/vms/${vm.name}.cfg`, guestConfig(vm, cpuOf(spec, i)))),
-    text(`etc/ninelives/spare/${SPARE.name}.cfg`, vmConfig(SPARE, ['kernel="/boot/unikernel"'])),
+    text(
+      `etc/ninelives/spare/${SPARE.name}.cfg`,
+      vmConfig(SPARE, ['kernel="/boot/unikernel"', ...(withDisk ? [DISK] : [])]),
+    ),
   ]);
 }
 

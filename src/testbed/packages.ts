@@ -42,8 +42,11 @@ const OTHERS = [
 const HYPERVISOR = OF_XEN[0];
 const KERNEL_META = 'linux-image-amd64';
 
+/** Of what is unpacked. 2: the backend of block devices. */
+const FORMAT = 2;
+
 const recordSchema = z.object({
-  format: z.literal(1),
+  format: z.literal(FORMAT),
   xenVersion: z.string(),
   kernelPackage: z.string(),
   versions: z.record(z.string(), z.string()),
@@ -147,7 +150,7 @@ async function download(
     versions[name] = decodeURIComponent(version);
     rmSync(join(draft, deb));
   }
-  const record = { format: 1, xenVersion: choice.xenVersion, kernelPackage: choice.kernelPackage, versions };
+  const record = { format: FORMAT, xenVersion: choice.xenVersion, kernelPackage: choice.kernelPackage, versions };
   writeFileSync(recordIn(draft), `${JSON.stringify(record, null, 2)}\n`);
 }
 
@@ -184,10 +187,14 @@ export function kernelOf(depends: string): string | undefined {
   return /Depends: (linux-image-\d\S*-amd64)/.exec(depends)?.[1];
 }
 
+/** Xen's own drivers, and disks in memory. */
+const KERNEL_MODULES = ['drivers/xen', 'drivers/block/brd.ko', 'drivers/block/xen-blkback'] as const;
+
 /** Of the kernel package only what a box needs: all its modules would be 400 MB. */
 function unpack(deb: string, root: string, isKernel: boolean, signal: AbortSignal | undefined): Promise<Ran> {
   if (!isKernel) return run('dpkg-deb', ['-x', deb, root], { signal });
-  const parts = "./boot './lib/modules/*/kernel/drivers/xen' ./usr/share/doc";
+  const modules = KERNEL_MODULES.map((path) => `'./lib/modules/*/kernel/${path}'`).join(' ');
+  const parts = `./boot ${modules} ./usr/share/doc`;
   const script = `dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --wildcards ${parts}`;
   return run('sh', ['-c', script, 'sh', deb, root], { signal });
 }

@@ -12,6 +12,9 @@ export interface GuestSpec {
   readonly memoryMiB: number;
 }
 
+/** What the VM does that is created after a recovery: `mix` computes only, `blkbench` writes and reads a disk of its own, too. */
+export type NewVmWork = 'mix' | 'blkbench';
+
 export interface BoxSpec {
   /** Boxes of different names have snapshots of their own. */
   readonly name: string;
@@ -24,6 +27,7 @@ export interface BoxSpec {
   readonly xenVersion?: string;
   /** AppVMs that are created at boot, with one vCPU each. */
   readonly guests: readonly GuestSpec[];
+  readonly newVm: NewVmWork;
   /** Whether vCPUs may run on any CPU (as Xen does by default) or each has one of its own. */
   readonly pinning: 'none' | 'one-cpu-each';
 }
@@ -40,6 +44,7 @@ export const DEFAULT_BOX: BoxSpec = {
   memoryMiB: 2048,
   accel: 'tcg',
   guests: DEFAULT_GUESTS,
+  newVm: 'mix',
   pinning: 'none',
 };
 
