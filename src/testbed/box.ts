@@ -12,11 +12,11 @@ import { consolePathIn, type MachineSpec } from '../machine/spec.js';
 import { Dom0Agent } from './agent.js';
 import { awaitUp, CONSOLE, consoleText, freezeForSaving, runtimeDirOf, tail } from './boot.js';
 import { type BoxFiles, buildImages } from './images.js';
+import { newVmState } from './new-vm.js';
 import { fetchPackages, installPrograms } from './packages.js';
 import { cacheFolder } from './paths.js';
 import { ReportReader, type VmReport } from './reports.js';
 import { type BoxSpec, checkBoxSpec, SPARE } from './spec.js';
-import { mixAfter } from './unikernel/mix.js';
 
 /** How a box is started; what it *is* stands in its spec. */
 export interface BoxOptions {
@@ -33,7 +33,7 @@ export interface BoxOptions {
 }
 
 const AGENT = 'agent';
-const POLL_MS = 200;
+const POLL_MS = 50;
 /** A VM that shows no progress for this long is looked for anew: its page may have moved. */
 const STALE_MS = 1500;
 /** How a box came up. */
@@ -123,17 +123,15 @@ export class Box {
     }
     const createMs = performance.now() - begin;
     const end = performance.now() + limitMs;
-    while (performance.now() < end) {
-      this.#reader.rescan();
-      const report = this.#reader.read().find((one) => one.name === name);
-      if (report && report.n > 0 && report.errors > 0)
-        return { kind: 'failed', name, reason: `its check "${report.note}" failed` };
-      if (report && report.n > 0 && report.digest !== mixAfter(name, report.n))
-        return { kind: 'failed', name, reason: `its digest at step ${report.n} is wrong` };
-      if (report && report.n > 0) return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
+    for (;;) {
+      const known = this.#reader.read().find((one) => one.name === name);
+      if (known === undefined) this.#reader.rescan();
+      const state = newVmState(known ?? this.#reader.read().find((one) => one.name === name));
+      if (state.kind === 'works') return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
+      if (state.kind === 'failed') return { kind: 'failed', name, reason: state.reason };
+      if (performance.now() > end) return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
       await sleep(POLL_MS);
     }
-    return { kind: 'failed', name, reason: `it was created, but does not work after ${limitMs} ms` };
   }
 
   /**

@@ -9,7 +9,7 @@ import { type BoxSpec, type GuestWork, SPARE } from './spec.js';
 import { unikernel } from './unikernel/program.js';
 import { guestConfig, newVmConfig } from './vm-config.js';
 import { workBlock } from './work-block.js';
-import { DISK_KIB, dom0ModulesFor, vmsWithDisk, WORKS } from './works.js';
+import { dom0ModulesFor, WORKS } from './works.js';
 
 /** Steps of work between two lines on a VM's console. */
 const CONSOLE_EVERY = 50;
@@ -34,14 +34,10 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
   const { root } = packages;
   const xenBin = 'usr/lib/xen-4.17/bin';
   const modules = [...MODULES, ...dom0ModulesFor(spec)];
-  const spare = unikernel({ name: SPARE.name, magic, restMs: SPARE_REST_MS });
+  const spare = unikernel({ name: SPARE.name, magic, restMs: SPARE_REST_MS, work: spec.newVm });
   const works = new Set(spec.guests.map((guest) => guest.work));
   return [
-    ...common(root, magic, modules, [
-      `DOM0_PACE=${spec.dom0.work}`,
-      `DISKS=${vmsWithDisk(spec, SPARE.name).length}`,
-      `DISK_KIB=${DISK_KIB}`,
-    ]),
+    ...common(root, magic, modules, [`DOM0_PACE=${spec.dom0.work}`]),
     script('init', 'dom0-init.sh'),
     script('etc/ninelives/agent.sh', 'agent.sh'),
     script('etc/ninelives/work-files.sh', 'work-files.sh'),

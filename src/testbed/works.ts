@@ -14,7 +14,7 @@ export interface WorkNeeds {
   readonly disk: boolean;
 }
 
-/** A RAM disk for each VM that has a disk, and its driver for guests. */
+/** RAM disks (Debian's kernel makes 16 of 16 MiB, of which only what is written takes memory), and their driver for guests. */
 const DISK_BACKEND = ['brd', 'xen-blkback'] as const;
 
 export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
@@ -35,9 +35,6 @@ export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
   },
   netbench: { guestModules: [], dom0Modules: [], programs: [], disk: false },
 };
-
-/** Kibibytes of a disk. */
-export const DISK_KIB = 16384;
 
 /** Names of the VMs that have a disk, in the order of the RAM disks `/dev/ram0`, `/dev/ram1`, ... */
 export function vmsWithDisk({ guests, newVm }: Pick<BoxSpec, 'guests' | 'newVm'>, newVmName: string): string[] {
