@@ -2,6 +2,8 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ECHO_PORT } from './net/addresses.js';
+import { echoProgram } from './net/echo-program.js';
 import type { PackageSet } from './packages.js';
 import { firstOf, kernelModules, libraries, type Part, program, text } from './parts.js';
 import { guestFolder } from './paths.js';
@@ -44,6 +46,9 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
     script('etc/xen/scripts/block', 'hotplug-block.sh'),
     text('etc/xen/xl.conf', 'autoballoon=0\n'),
     { kind: 'folder', path: 'var/lib/xen' },
+    ...(works.includes('netbench')
+      ? [script('etc/ninelives/dom0-net.sh', 'dom0-net.sh'), script('etc/xen/scripts/vif-bridge', 'hotplug-vif.sh')]
+      : []),
     ...XEN_PROGRAMS.map((name) => program(`${xenBin}/${name}`, join(root, xenBin, name))),
     ...XENSTORE_PROGRAMS.map((name) => program(`bin/${name}`, join(root, 'usr/bin', name))),
     ...libraries(root, LIBRARIES),
@@ -64,11 +69,18 @@ function guestParts(root: string, magic: string, work: GuestWork): Part[] {
     ...common(root, magic, needs.guestModules, []),
     script('init', 'guest-init.sh'),
     script(`etc/ninelives/work-${work}.sh`, `work-${work}.sh`),
+    ...(work === 'netbench' ? netBenchParts() : []),
     ...needs.programs.map((path) => program(path, join(root, path))),
     ...(needs.libraries === undefined ? [] : libraries(root, needs.libraries)),
     ...kernelModules(root, needs.guestModules),
   ];
 }
+
+/** The ordinary work, which NetBench's VM does too, and the program that answers the pings. */
+const netBenchParts = (): Part[] => [
+  script('etc/ninelives/work-files.sh', 'work-files.sh'),
+  { kind: 'file', path: 'bin/udp-echo', data: echoProgram(ECHO_PORT), executable: true },
+];
 
 /** What dom0 and the guests have in common. */
 function common(root: string, magic: string, modules: readonly string[], settings: readonly string[]): Part[] {

@@ -1,4 +1,5 @@
 /** What each work of an AppVM needs beside its script `guest/work-WORK.sh`, in the guest and in dom0. */
+import { DOM0_NET_MODULES } from './net/files.js';
 import type { BoxSpec, GuestWork } from './spec.js';
 
 export interface WorkNeeds {
@@ -33,7 +34,7 @@ export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
       /^(ld-linux-x86-64|lib(c|m|EGL|GLESv2|GLdispatch|IPSec_MB|Judy|apparmor|bsd|md|crypt|gbm|drm|expat|wayland-server|ffi|xcb|xcb-randr|Xau|Xdmcp|jpeg|kmod|lzma|zstd|crypto|sctp|xxhash|z))\.so/,
     disk: false,
   },
-  netbench: { guestModules: [], dom0Modules: [], programs: [], disk: false },
+  netbench: { guestModules: ['xen-netfront'], dom0Modules: DOM0_NET_MODULES, programs: [], disk: false },
 };
 
 /** Names of the VMs that have a disk, in the order of the RAM disks `/dev/ram0`, `/dev/ram1`, ... */
