@@ -46,7 +46,7 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
     script('etc/xen/scripts/block', 'hotplug-block.sh'),
     text('etc/xen/xl.conf', 'autoballoon=0\n'),
     { kind: 'folder', path: 'var/lib/xen' },
-    ...(works.includes('netbench')
+    ...(works.has('netbench')
       ? [script('etc/ninelives/dom0-net.sh', 'dom0-net.sh'), script('etc/xen/scripts/vif-bridge', 'hotplug-vif.sh')]
       : []),
     ...XEN_PROGRAMS.map((name) => program(`${xenBin}/${name}`, join(root, xenBin, name))),

@@ -31,7 +31,7 @@ export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
     dom0Modules: [],
     programs: ['usr/bin/stress-ng'],
     libraries:
-      /^(ld-linux-x86-64|lib(c|m|EGL|GLESv2|GLdispatch|IPSec_MB|Judy|apparmor|bsd|md|crypt|gbm|drm|expat|wayland-server|ffi|xcb|xcb-randr|Xau|Xdmcp|jpeg|kmod|lzma|zstd|crypto|sctp|xxhash|z))\.so/,
+      /^(ld-linux-x86-64|lib(c|m|pthread|EGL|GLESv2|GLdispatch|IPSec_MB|Judy|apparmor|bsd|md|crypt|gbm|drm|expat|wayland-server|ffi|xcb|xcb-randr|Xau|Xdmcp|jpeg|kmod|lzma|zstd|crypto|sctp|xxhash|z))\.so/,
     disk: false,
   },
   netbench: { guestModules: ['xen-netfront'], dom0Modules: DOM0_NET_MODULES, programs: [], disk: false },
