@@ -24,6 +24,7 @@ tools='taskset 1' works=
 
 setsid $works sh /etc/ninelives/work-files.sh dom0 dom0 "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256" "$DOM0_PACE" </dev/null &
 for module in $MODULES; do insmod /lib/modules/$module.ko || say "ERROR module $module"; done
+[ ! -e /etc/ninelives/dom0-net.sh ] || sh /etc/ninelives/dom0-net.sh
 mount -t xenfs xenfs /proc/xen
 setsid $tools sh /etc/ninelives/agent.sh /dev/ttyS1 &
 
@@ -32,6 +33,8 @@ tries=0
 until xenstore-read / >/dev/null 2>&1 || [ $tries -ge 50 ]; do tries=$((tries + 1)); sleep 0.1; done
 xen-init-dom0 >/dev/null || say 'ERROR xen-init-dom0'
 $tools xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid || say 'ERROR xenconsoled'
+# The kernel's side of XenStore, which answers for the backends of disks, belongs to the tools.
+for thread in xenwatch xenbus; do $tools taskset -p 1 $(pidof $thread); done >/dev/null
 up 'toolstack is up'
 
 for config in /etc/ninelives/vms/*.cfg; do

@@ -21,7 +21,7 @@ export type Work = VmReport['work'];
 
 export function chainNext({ n, digest }: ChainPoint, work: Work = 'files'): ChainPoint {
   const next = n + 1;
-  const text = work === 'mix' ? mixNext(digest, next) : sha256(`${digest} ${next}\n${workBlock()}\n`);
+  const text = work === 'files' ? sha256(`${digest} ${next}\n${workBlock()}\n`) : mixNext(digest, next, work);
   return { n: next, digest: text };
 }
 
