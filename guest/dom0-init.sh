@@ -41,7 +41,7 @@ for config in /etc/ninelives/vms/*.cfg; do
   [ -e "$config" ] || continue
   ($tools xl create -q "$config" || say "ERROR xl create $config"; up "created ${config##*/}") &
 done
-# What the AppVMs say about their work goes on to Xen's console, for people. The verdict does not depend on it.
+# What the AppVMs say goes on to Xen's console, for people, and to be there when dom0 is not. The verdict does not depend on it.
 relay_consoles() {
   for config in /etc/ninelives/vms/*.cfg; do
     name=${config##*/}
@@ -49,5 +49,12 @@ relay_consoles() {
   done
   tail -F -n +1 /var/log/xen/console/guest-*.log 2>/dev/null
 }
-relay_consoles | while read -r line; do case $line in ninelives:*) echo "$line" ;; esac; done &
+relay_consoles | while read -r line; do
+  case $line in
+    '') ;;
+    '==> '*) vm=${line##*/guest-} vm=${vm%.log*} ;;
+    ninelives:*) echo "$line" ;;
+    *) echo "$vm says: $line" ;;
+  esac
+done &
 while :; do wait; sleep 60; done

@@ -107,6 +107,12 @@ describe('the JSON Schema for editors', () => {
 describe('the campaigns that come with ninelives', () => {
   const names = readdirSync(join(ROOT, 'campaigns'));
 
+  it('include those of the papers', () => {
+    const faults = ['failstop', 'register', 'code'];
+    const wanted = faults.flatMap((fault) => ['1appvm', '3appvm'].map((setup) => `nilihype-${fault}-${setup}.yaml`));
+    expect(names).toEqual(expect.arrayContaining([...wanted, 'smoke.yaml', 'golden-3appvm.yaml']));
+  });
+
   it.each(names)('%s is valid, named like its file, and points to its schema', (name) => {
     const text = readFileSync(join(ROOT, 'campaigns', name), 'utf8');
     expect(text).toContain('yaml-language-server: $schema=../docs/reference/campaign.schema.json');

@@ -4,8 +4,8 @@
  */
 import { z } from 'zod';
 import { faultSchema, triggerSchema } from '../inject/index.js';
+import { SETUP_NAMES } from '../testbed/setups.js';
 import { MECHANISM_NAMES } from './mechanisms.js';
-import { SETUP_NAMES } from './setup.js';
 
 const MIB_OF: Readonly<Record<string, number>> = { M: 1, MiB: 1, G: 1024, GiB: 1024 };
 

@@ -6,7 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Guard } from '../guard/guard.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
-import { allWell, judge, type Sample, type VmVerdict } from '../workload/verdict.js';
+import { judge, type Sample, type VmVerdict } from '../workload/verdict.js';
+import type { OutsideVerdict, OutsideWatch } from './outside.js';
 import type { Sightings } from './sightings.js';
 
 export interface ObserveLimits {
@@ -35,6 +36,7 @@ export const DEFAULT_LIMITS: ObserveLimits = {
 export interface ObserverParts {
   readonly box: Box;
   readonly seen: Sightings;
+  readonly outside: OutsideWatch;
   /** The VMs before the machine ran on. */
   readonly before: Sample;
   readonly sample: () => Sample;
@@ -48,16 +50,25 @@ export interface ObserverParts {
 
 export interface Observation {
   readonly vms: readonly VmVerdict[];
+  /** The longest time without an answer that the sender outside saw around the failure. */
+  readonly outsideOutageMs?: number;
   readonly newVm?: NewVm;
 }
 
 const POLL_MS = 150;
+/** Longer than a ping may take. */
+const UNDECIDED_MS = 5000;
+/** So many failures in one trial, and VMs that are not well: it is not going to be better. */
+const RELAPSES = 8;
 
 export class Observer {
   readonly #parts: ObserverParts;
   readonly #after: Sample[] = [];
   #creation: Promise<NewVm> | undefined;
   #newVm: NewVm | undefined;
+  #judged: OutsideVerdict | undefined;
+  /** Nobody waits any more for what is under way. */
+  readonly #ended = new AbortController();
   #begunMs = 0;
   #createdFromMs = 0;
   #createdMs = 0;
@@ -69,8 +80,9 @@ export class Observer {
   /** Lets the machine run under the guard until the verdict is certain. @throws what the guard throws of our own failures */
   async watch(guard: Guard): Promise<Observation> {
     this.#begunMs = performance.now();
-    const { seen, wanted } = this.#parts;
+    const { seen, outside, wanted } = this.#parts;
     if (wanted === 'nothing') return { vms: [] };
+    outside.held(false);
     let ended = false;
     let error: unknown;
     const guarding = guard
@@ -89,6 +101,8 @@ export class Observer {
     } finally {
       guard.stop();
       await guarding;
+      this.#ended.abort();
+      outside.held(true);
     }
     if (error !== undefined) seen.noteError(error);
     return this.#conclude();
@@ -113,15 +127,30 @@ export class Observer {
     if (seen.lost !== undefined) return true;
     if (seen.recovering) return false;
     this.#after.push(sample());
-    const vms = this.#judge();
+    const { vms, decided, isWell: allWell } = this.#judge();
     // dom0 creates the new VM as soon as it is seen to work; the others are watched meanwhile.
     if (this.#wantsNewVm() && vms.some((vm) => vm.kind === 'dom0' && vm.alive)) this.#create();
-    const waitsForNewVm = this.#creation !== undefined && this.#newVm === undefined;
     const sinceMs = performance.now() - (seen.resumed?.atMs ?? this.#begunMs);
-    if (waitsForNewVm) return false;
-    const isWell = allWell(vms) && !this.#wantsNewVm();
-    if (seen.failures.length > 0) return isWell || sinceMs > limits.revivalMs;
-    return (isWell && sinceMs >= limits.quietMs) || sinceMs > limits.detectionMs;
+    if (this.#creation !== undefined && this.#newVm === undefined) return this.#isRelapsing();
+    const isWell = allWell && decided && !this.#wantsNewVm();
+    // A ping that is on its way at the limit gets its time.
+    const isOver = (limitMs: number): boolean => sinceMs > limitMs + (decided ? 0 : UNDECIDED_MS);
+    if (seen.failures.length > 0) return isWell || isOver(limits.revivalMs) || this.#isRelapsing();
+    return (isWell && sinceMs >= limits.quietMs) || isOver(limits.detectionMs);
+  }
+
+  /**
+   * Whether the hypervisor fails again and again, each time to be recovered and to fail: too seldom for the guard to call it a storm,
+   * as with hangs, and without an end. Then nobody waits for it longer than twice the time that one revival gets.
+   */
+  #isRelapsing(): boolean {
+    const { seen, limits } = this.#parts;
+    const first = seen.failures[0];
+    const last = seen.failures.at(-1);
+    if (first === undefined || last === undefined || seen.failures.length < RELAPSES) return false;
+    if (performance.now() - first.detectedAtMs < 2 * limits.revivalMs) return false;
+    seen.lost = `it failed ${seen.failures.length} times, and did not come to an end: ${last.summary}`;
+    return true;
   }
 
   #wantsNewVm(): boolean {
@@ -135,7 +164,7 @@ export class Observer {
     told('creating a new VM');
     this.#createdFromMs = performance.now();
     this.#creation = box
-      .createVm(limits.newVmMs)
+      .createVm(limits.newVmMs, this.#ended.signal)
       .catch((error: unknown): NewVm => ({ kind: 'failed', name: 'new VM', reason: messageOf(error) }))
       .then((newVm) => {
         this.#createdMs = performance.now();
@@ -144,27 +173,30 @@ export class Observer {
       });
   }
 
-  async #conclude(): Promise<Observation> {
-    const { seen, sample, limits } = this.#parts;
-    if (seen.lost === undefined) {
-      // The creation is work for the hypervisor, and a hypervisor that is broken in a quiet corner may fail only now.
-      this.#after.push(sample());
-    }
-    const vms = this.#judge();
-    if (this.#newVm !== undefined) return { vms, newVm: this.#newVm };
-    if (this.#creation === undefined && limits.newVm === 'never') return { vms };
-    if (seen.failures.length === 0 && !this.#wantsNewVm()) return { vms };
-    return { vms, newVm: { kind: 'failed', name: 'new VM', reason: 'dom0 is not there to create it' } };
+  #conclude(): Observation {
+    const { seen, limits } = this.#parts;
+    const { vms, outageMs } = this.#judged ?? this.#judge();
+    const observed = { vms, ...(outageMs === undefined ? {} : { outsideOutageMs: outageMs }) };
+    if (this.#newVm !== undefined) return { ...observed, newVm: this.#newVm };
+    if (this.#creation === undefined && limits.newVm === 'never') return observed;
+    if (seen.failures.length === 0 && !this.#wantsNewVm()) return observed;
+    return { ...observed, newVm: { kind: 'failed', name: 'new VM', reason: 'dom0 is not there to create it' } };
   }
 
-  #judge(): VmVerdict[] {
-    const { box, before, seen, oracle, limits } = this.#parts;
+  /** The last look is the one that decides: it was taken after the new VM was there, which is work for the hypervisor as well. */
+  #judge(): OutsideVerdict {
+    const { box, before, seen, outside, oracle, limits } = this.#parts;
     const expected = [
       { name: 'dom0', kind: 'dom0' as const },
       ...box.spec.guests.map(({ name, kind }) => ({ name, kind })),
     ];
     const steps = seen.failures.length === 0 ? { steps: limits.quietSteps } : {};
-    return judge(before, seen.resumed ?? before, this.#after, { expected, oracle, ...steps });
+    // Samples from before a failure was seen are older than that of the resumption; the order is what "went back" is judged by.
+    const resumed = seen.resumed ?? before;
+    const after = this.#after.filter((sample) => sample.atMs >= resumed.atMs);
+    const vms = judge(before, resumed, after, { expected, oracle, ...steps });
+    this.#judged = outside.judge(vms, seen.outages);
+    return this.#judged;
   }
 }
 

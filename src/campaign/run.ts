@@ -68,9 +68,14 @@ export async function runOnce(
   return { record, trial };
 }
 
+/** Of a hypervisor that fails again and again the first failures are worth looking at, and not the hundredth. */
+const CAPSULES = 4;
+
 /** A run counts also where its evidence cannot be kept. */
 function keepIn(dir: string, folder: string, draft: string, warn: Bench['warn']): string[] {
   try {
+    const names = readdirSync(draft).sort();
+    for (const name of names.filter((one) => one.endsWith('.capsule')).slice(CAPSULES)) rmSync(join(draft, name));
     cpSync(draft, join(dir, folder), { recursive: true });
     return readdirSync(draft).map((name) => join(folder, name));
   } catch (error) {
@@ -99,7 +104,7 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
   const { point, failures, recoveries, newVm, verdict } = trial;
   const [recovery] = recoveries;
   const isDetected = trial.outcome === 'detected';
-  const works = new Map(bench.box.vms().map(({ name, work }) => [name, work as string]));
+  const works = new Map(bench.box.spec.guests.map(({ name, work }) => [name, work as string]));
   return {
     run: order.run,
     ...(order.variant === undefined ? {} : { variant: order.variant }),
@@ -123,10 +128,13 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
       : {}),
     ...(isDetected && trial.detectionMs !== undefined ? { detectionMs: thousandths(trial.detectionMs) } : {}),
     ...(isDetected && trial.outageMs !== undefined ? { outageMs: thousandths(trial.outageMs) } : {}),
+    ...(isDetected && trial.outsideOutageMs !== undefined
+      ? { outsideOutageMs: thousandths(trial.outsideOutageMs) }
+      : {}),
     vms: verdict.vms.map(({ name, kind, alive, intact, reason }) => ({
       name,
       kind,
-      work: works.get(name) ?? 'unknown',
+      work: works.get(name) ?? DOM0_WORK,
       alive,
       intact,
       ...(reason === undefined ? {} : { reason }),
@@ -139,6 +147,9 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
     spentMs: { ...spentMs },
   };
 }
+
+/** dom0's own work is a sign of life only. */
+const DOM0_WORK = 'files';
 
 const thousandths = (ms: number): number => Math.round(ms * 1000) / 1000;
 

@@ -1,16 +1,17 @@
 /** The box of a campaign. */
-import { type BoxSpec, checkBoxSpec, DEFAULT_BOX } from '../testbed/spec.js';
+import { setupSpec } from '../testbed/setups.js';
+import { type BoxSpec, checkBoxSpec } from '../testbed/spec.js';
 import type { CampaignFile } from './file.js';
 
-export const SETUP_NAMES = ['default'] as const;
-
 /** @throws NL_USAGE where the setup does not fit into the box */
-export function boxSpecOf({ box }: CampaignFile): BoxSpec {
-  const { cpus, memory, xen } = box;
+export function boxSpecOf({ box }: Pick<CampaignFile, 'box'>): BoxSpec {
+  const { setup, guests, cpus, memory, xen } = box;
   const spec: BoxSpec = {
-    ...DEFAULT_BOX,
-    ...(cpus === undefined ? {} : { cpus }),
-    ...(memory === undefined ? {} : { memoryMiB: memory }),
+    ...setupSpec(setup, {
+      ...(guests === undefined ? {} : { guests }),
+      ...(cpus === undefined ? {} : { cpus }),
+      ...(memory === undefined ? {} : { memoryMiB: memory }),
+    }),
     ...(xen === undefined ? {} : { xenVersion: xen }),
   };
   checkBoxSpec(spec);

@@ -14,11 +14,14 @@ export class Sightings {
   readonly recoveries: Recovery[] = [];
   /** Recoveries after which the machine went on. */
   resumedCount = 0;
+  /** From each failure to the resumption of the machine, by performance.now(). */
+  readonly outages: { readonly startMs: number; endMs?: number }[] = [];
   /** The VMs at the moment of the last resumption. */
   resumed: Sample | undefined;
   /** Why the machine does not go on. */
   lost: string | undefined;
   readonly #sample: () => Sample;
+  #brokenAtMs: number | undefined;
 
   constructor(sample: () => Sample) {
     this.#sample = sample;
@@ -29,11 +32,23 @@ export class Sightings {
     return this.failures.length > this.resumedCount && this.lost === undefined;
   }
 
+  /** The machine runs on, broken, from this moment of performance.now(). */
+  brokenAt(ms: number): void {
+    this.#brokenAtMs = ms;
+  }
+
   note(event: GuardEvent): void {
-    if (event.kind === 'failure') this.failures.push(event.failure);
+    if (event.kind === 'failure') {
+      // The first one is down from the moment it was broken, not from when that was seen.
+      const startMs = this.failures.length === 0 ? this.#brokenAtMs : event.failure.detectedAtMs;
+      this.failures.push(event.failure);
+      this.outages.push({ startMs: startMs ?? event.failure.detectedAtMs });
+    }
     if (event.kind === 'recovered') {
       this.recoveries.push(event.recovery);
       this.resumedCount++;
+      const outage = this.outages.at(-1);
+      if (outage !== undefined) outage.endMs = event.recovery.failure.detectedAtMs + event.recovery.latencyMs;
       this.resumed = this.#sample();
     }
     if (event.kind === 'not-recovered') {

@@ -8,11 +8,13 @@ import { type InjectionPoint, inject, type Planned } from '../inject/index.js';
 import type { Mechanism } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
+import type { OutsideHost } from '../testbed/outside-host.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
 import { type Classified, classify } from './classify.js';
 import { consoleMark, keepEvidence } from './evidence.js';
 import { DEFAULT_LIMITS, type ObserveLimits, Observer } from './observe.js';
+import { OutsideWatch } from './outside.js';
 import { Sightings } from './sightings.js';
 import { Stopwatch } from './stopwatch.js';
 
@@ -52,6 +54,8 @@ export interface Trial extends Classified {
    * alone executes its next instruction then. Absent where the machine was not resumed.
    */
   readonly outageMs?: number;
+  /** The longest time without an answer that a sender outside the box saw around the failure; NetBench setups only. */
+  readonly outsideOutageMs?: number;
   readonly verdict: BoxVerdict;
   readonly newVm?: NewVm;
   /** Where the time went, in milliseconds by phase. */
@@ -72,6 +76,8 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const watch = new Stopwatch();
   const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
   const seen = new Sightings(sample);
+  const outside = new OutsideWatch((box as Box & { readonly outside?: OutsideHost | undefined }).outside);
+  outside.held(true);
   let repair: (() => Promise<void>) | undefined;
   const mark = consoleMark(box);
   await box.machine.freeze();
@@ -93,7 +99,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   let injection: Awaited<ReturnType<typeof inject>> | undefined;
   if (planned !== undefined) {
     told('breaking the hypervisor');
-    injection = await inject(target, planned, { signal });
+    injection = await inject(target, planned, { signal, held: (held) => outside.held(held) });
     signal.throwIfAborted();
     if (injection.kind === 'injected') repair = injection.applied.repair;
     watch.lap('trigger');
@@ -101,10 +107,22 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
 
   const before = sample();
   const brokenAtMs = performance.now();
+  seen.brokenAt(brokenAtMs);
   const wanted = injection?.kind === 'not-reached' ? 'nothing' : planned === undefined ? 'golden' : 'recovery';
-  const observer = new Observer({ box, seen, before, sample, limits, oracle: options.oracle, signal, told, wanted });
+  const observer = new Observer({
+    box,
+    seen,
+    outside,
+    before,
+    sample,
+    limits,
+    oracle: options.oracle,
+    signal,
+    told,
+    wanted,
+  });
   if (wanted !== 'nothing') told(planned === undefined ? 'watching' : 'waiting for the failure');
-  const { vms, newVm } = await observer.watch(guard);
+  const { vms, newVm, outsideOutageMs } = await observer.watch(guard);
   watch.add(observer.spentMs);
   watch.lap(undefined);
 
@@ -136,6 +154,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     ...timesOf(seen, brokenAtMs),
     verdict: verdictOf(vms, newVm),
     ...(newVm === undefined ? {} : { newVm }),
+    ...(outsideOutageMs === undefined ? {} : { outsideOutageMs }),
     spentMs: watch.spentMs,
   };
 }

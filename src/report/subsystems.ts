@@ -5,18 +5,82 @@
 
 export interface Subsystem {
   readonly name: string;
-  /** Source files, below `xen/`. */
+  /** Source files, below `xen/`; empty where another row of the same name has them. */
   readonly files: string;
   readonly functions: RegExp;
 }
 
 export const OTHER_SUBSYSTEM = 'other';
 
+/** Prefixes that decide alone, whatever else is in the name: `svm_set_tsc_offset` is SVM's, not the clock's. */
+const BY_PREFIX: readonly Subsystem[] = [
+  {
+    name: 'IOMMU and PCI',
+    files: 'drivers/passthrough/**, drivers/pci/**',
+    functions:
+      /iommu|vtd|dmar|drhd|ivrs|^(ats|qinval|pci|pdev|msix?)_|domain_context_(un)?map|iotlb|dma_msi|^parse_dmar/,
+  },
+  {
+    name: 'HVM, SVM and VMX',
+    files: '',
+    functions:
+      /^_*(svm|vmx|nsvm|nvmx|vvmx|vmcs|vvmcs|vmcb|asid|nestedsvm|vmtrace|hvm_(save|load|vcpu|domain|set_cr|msr|copy|get|flush|update|hypercall|monitor))_?/,
+  },
+  {
+    name: 'virtual interrupt controllers and devices',
+    files: '',
+    functions:
+      /^_*(vlapic|vioapic|vpic|viridian|stimer|hpet_(read|write|range|set|load|save|get_comparator|timer_fired)|hvm_?emulate|hvm_(mmio|portio|io|isa|gsi|pirq|dpci)|irq_(load|save)_|vmsi|pmt|rtc|stdvga)/,
+  },
+  {
+    name: 'memory management, HVM (p2m, HAP, shadow)',
+    files: '',
+    functions: /^_*(sh|shadow|hap|p2m|paging|guest_walk|oos|altp2m|guest_physmap|l[1-4]e_propagate)_|_p2m_|^validate_g/,
+  },
+  {
+    name: 'scheduler',
+    files: '',
+    functions:
+      /^_*(csched2?|rt|null|sched|cpupool|vcpu_(singleshot|periodic|set_periodic|set_(hard_|soft_)?affinity|temporary)|poll_timer|do_(poll|schedule|set_timer_op)|s_timer_fn|dump_runq|domain_update_node_aff)/,
+  },
+  {
+    name: 'domain control and hypercalls',
+    files: '',
+    functions:
+      /^_*(console|ns16550|conring|hypfs|(get|free|alloc)_.*pirq_struct|rcu_lock_(remote_|live_)?(remote_)?domain|prepare_ring|destroy_ring|populate_physmap|memory_exchange|do_memory_op|xenmem|compat_memory_op)/,
+  },
+  {
+    name: 'memory management, PV',
+    files: '',
+    functions:
+      /^_*((un)?map_domain_page|mapcache|(make|update|switch)_cr3|l[1-4]t_(un)?lock|steal_page|cleanup_page|is_iomem_page|alloc_xen_pagetable)/,
+  },
+  {
+    name: 'entry, exit and traps',
+    files: '',
+    functions:
+      /^_*(do_(nmi|callback_op|set_callbacks|set_gdt|[gs]et_debugreg|stack_switch|set_segment_base|update_descriptor|unhandled_trap)|toggle_guest|vcpu_(show|init_fpu|setup_fpu|destroy_fpu)|exception_with_ints|autogen_stubs|register_guest|(read|write)_cr|x86_msr|parse_pcid)/,
+  },
+  {
+    name: 'interrupts and APIC',
+    files: '',
+    functions: /^_*(apic_timer|irq_|nmi_|(dis|en)able_APIC|.*domain_e?m?u?i?r?q?_?pirq|flush_area_mask|new_tlbflush)/,
+  },
+  {
+    name: 'basic functions (strings, bits, lists, lookup)',
+    files: '',
+    functions:
+      /^_*(radix|rangeset|simple_strto|v?x?a?s(c|n)*printf|xvasprintf|xasprintf|number|rb_|elf_|is_active_kernel_text|xensyms|symbols)/,
+  },
+];
+
 export const SUBSYSTEMS: readonly Subsystem[] = [
+  ...BY_PREFIX,
   {
     name: 'grant tables',
     files: 'common/grant_table.c',
-    functions: /gnttab|grant|maptrack|^(acquire|release)_.*gref|active_entry/,
+    functions:
+      /shared_entry_header|_set_status|unmap_common|gnttab|grant|maptrack|^(acquire|release)_.*gref|active_entry/,
   },
   {
     name: 'event channels',
@@ -27,7 +91,7 @@ export const SUBSYSTEMS: readonly Subsystem[] = [
     name: 'timers and time',
     files: 'common/timer.c, arch/x86/{time,hpet,apic}.c (deadlines)',
     functions:
-      /timer|heap_(up|down)|^(add|remove|down|up)_(to_|from_)?(heap|entry)|hpet|pit_|^(get|read|scale|update|calibrate|version_update)_.*(time|tsc|clock)|get_s_time|^NOW$|tsc|time_calibration|platform_time|^pt_|vpt|rtc_|pmt_|update_vcpu_system_time|read_clocks/,
+      /timer|heap_(up|down)|^(add|remove|down|up)_(to_|from_)?(heap|entry)|hpet|pit_|^(get|read|scale|update|calibrate|version_update)_.*(time|tsc|clock)|get_s_time|^NOW$|tsc|time_calibration|platform_time|^pt_|vpt|rtc_|pmt_|update_vcpu_system_time|read_clocks|periodic_time|get_sec|wallclock|scale_delta|gmtime|plt_|mktime|read_counter/,
   },
   {
     name: 'scheduler',
@@ -49,7 +113,7 @@ export const SUBSYSTEMS: readonly Subsystem[] = [
     name: 'page allocator and heap',
     files: 'common/{page_alloc,xmalloc_tlsf,vmap}.c',
     functions:
-      /alloc_(heap|dom|xen)heap|(alloc|free|scrub|reserve|init|map|assign|steal|unmap)_.*(heap|pages?$)|xmalloc|xfree|xmem_pool|xzalloc|^_?v(map|unmap|malloc|free)|^__?vmap|domain_adjust_tot|scrub_|^free_domheap|buddy/,
+      /alloc_(heap|dom|xen)heap|(alloc|free|scrub|reserve|init|map|assign|steal|unmap)_.*(heap|pages?$)|xmalloc|xfree|xmem_pool|xzalloc|^_?v(map|unmap|malloc|free)|^__?vmap|domain_adjust_tot|scrub|avail_|offline_page|online_page|claims|page_list|^free_domheap|buddy/,
   },
   {
     name: 'memory management, PV',
@@ -90,7 +154,7 @@ export const SUBSYSTEMS: readonly Subsystem[] = [
     name: 'domain control and hypercalls',
     files: 'common/{domain,domctl,sysctl,kernel,memory,multicall,compat/*}.c',
     functions:
-      /^(do_|arch_do_|domain_|domctl|arch_|vcpu_|sysctl|multicall|rcu_lock_domain|get_domain|put_domain|lock_domain|for_each|evict|dom|alloc_vcpu|alloc_domain|free_vcpu|rangeset|radix|xsm|flask|console|serial|ns16550|printk|vprintk|__putstr|guest_console|argo|hypfs|livepatch)/,
+      /^_*(do_|arch_do_|domain_|complete_domain|continue_hypercall|map_vcpu_info|unmap_vcpu_info|common_vcpu|domctl|arch_|vcpu_|sysctl|multicall|rcu_lock_domain|get_domain|put_domain|lock_domain|for_each|evict|dom|alloc_vcpu|alloc_domain|free_vcpu|rangeset|radix|xsm|flask|console|serial|ns16550|printk|vprintk|__putstr|guest_console|argo|hypfs|livepatch)/,
   },
   {
     name: 'basic functions (strings, bits, lists, lookup)',

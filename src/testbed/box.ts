@@ -116,8 +116,9 @@ export class Box {
   /**
    * Has dom0 create one more VM and waits until it works. A VM that cannot be created is a result, not an error.
    * @param limitMs for the creation, and again for the first step of work
+   * @param signal aborted when nobody waits for the first step any more
    */
-  async createVm(limitMs: number = 60_000): Promise<NewVm> {
+  async createVm(limitMs: number = 60_000, signal?: AbortSignal): Promise<NewVm> {
     const { name } = SPARE;
     const begin = performance.now();
     try {
@@ -136,7 +137,8 @@ export class Box {
       const state = newVmState(known ?? this.#reader.read().find((one) => one.name === name));
       if (state.kind === 'works') return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
       if (state.kind === 'failed') return { kind: 'failed', name, reason: state.reason };
-      if (performance.now() > end) return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
+      if (performance.now() > end || signal?.aborted === true)
+        return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
       await sleep(POLL_MS);
     }
   }

@@ -260,13 +260,23 @@ const PROGRAMS = {
   setpriv: 'util-linux',
 } as const;
 
+/** What only our own tests need: a browser that looks at the report. */
+export const TEST_PROGRAMS = { chromium: 'chromium' } as const;
+
+/** Debian's package by program. */
+type Programs = Readonly<Record<string, string>>;
+
 /**
  * Sees to it that the programs which the box needs on this machine are there, and installs what is missing where we are root or may
  * use sudo without a password.
  * @throws NL_PACKAGE_MISSING with the command to run by hand, the signal's reason
  */
-export async function installPrograms(progress: Progress, signal?: AbortSignal): Promise<void> {
-  const lacking = lackingPackages();
+export async function installPrograms(
+  progress: Progress,
+  signal?: AbortSignal,
+  programs: Programs = PROGRAMS,
+): Promise<void> {
+  const lacking = lackingPackages(undefined, programs);
   if (lacking.length === 0) return;
   progress.step(`installing ${lacking.join(' and ')}`);
   const args = ['install', '-y', '-q', '--no-install-recommends', ...lacking];
@@ -275,13 +285,14 @@ export async function installPrograms(progress: Progress, signal?: AbortSignal):
     await asRoot('apt-get', ['update'], signal);
     result = await asRoot('apt-get', args, signal);
   }
-  if (lackingPackages().length > 0) throw missing(`${lacking.join(', ')} is not installed`, result, lacking);
+  if (lackingPackages(undefined, programs).length > 0)
+    throw missing(`${lacking.join(', ')} is not installed`, result, lacking);
 }
 
 /** Packages of the programs that are not found in PATH. */
-export function lackingPackages(path: string = process.env.PATH ?? ''): string[] {
+export function lackingPackages(path: string = process.env.PATH ?? '', programs: Programs = PROGRAMS): string[] {
   const folders = path.split(delimiter);
-  return Object.entries(PROGRAMS).flatMap(([program, name]) =>
+  return Object.entries(programs).flatMap(([program, name]) =>
     folders.some((folder) => existsSync(join(folder, program))) ? [] : [name],
   );
 }
@@ -305,7 +316,9 @@ function missing(what: string, tried: RootRun | undefined, specs: readonly strin
   const because =
     tried?.kind === 'failed' ? ` (apt-get: ${tried.why})` : tried?.kind === 'no-root' ? ' (not root, and no sudo)' : '';
   const names = specs.map((spec) => spec.split('=')[0]);
-  const isHost = names.some((name) => name?.startsWith('qemu') || name === 'xz-utils' || name === 'util-linux');
+  const isHost = names.some(
+    (name) => name?.startsWith('qemu') || name === 'xz-utils' || name === 'util-linux' || name === 'chromium',
+  );
   const fix = isHost
     ? `run: sudo apt-get update && sudo apt-get install --no-install-recommends ${names.join(' ')}`
     : `run "sudo apt-get update" with Debian 12's main and security archives enabled and a working network${

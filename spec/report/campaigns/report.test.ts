@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { rate, summarizeRecords } from '../../../src/campaign/summary.js';
+import { beside } from '../../../src/report/campaigns/beside-published.js';
 import { causeKey, generalized } from '../../../src/report/campaigns/causes.js';
 import { type CampaignInput, seriesOf } from '../../../src/report/campaigns/input.js';
-import { beside } from '../../../src/report/campaigns/outcomes.js';
 import { campaignReport } from '../../../src/report/campaigns/report.js';
 import { milliseconds, percent, rateText } from '../../../src/report/campaigns/words.js';
 import { plain, type Report, type TableBlock } from '../../../src/report/document/document.js';

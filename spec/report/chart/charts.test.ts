@@ -142,6 +142,6 @@ describe('distributions', () => {
     );
     expect(heights.length).toBe(3);
     expect(heights).toEqual([...heights].sort((a, b) => b - a));
-    expect(heights.at(-1)).toBe(8);
+    expect(heights.at(-1)).toBe(12);
   });
 });

@@ -60,7 +60,7 @@ export function ownErrors(series: readonly Series[]): Section | undefined {
           { kind: 'code', text: first?.record.errorCode ?? 'NL_INTERNAL' },
           first === undefined ? '' : causeText(first.record),
           String(group.length),
-          runLinks(group),
+          runLinks(group, new Set(series.map(({ campaign }) => campaign)).size > 1),
         ],
       };
     },
@@ -114,7 +114,7 @@ function causeTable(
           ...(total === undefined ? [] : [percent(group.length / total)]),
           first === undefined ? '' : causeText(first.record, group.length > 1),
           ...(total === undefined ? [] : [[...new Set(group.map(({ record }) => endText(record)))].join('; ')]),
-          runLinks(group),
+          runLinks(group, input.campaigns.length > 1),
           evidenceLinks(input, group),
         ],
       };
@@ -168,12 +168,12 @@ export function generalized(cause: string, vmNames: readonly string[]): string {
 
 const escapeRegExp = (text: string): string => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 
-/** `14, 65 and 3 more`, under the name of its campaign where there are several. */
-function runLinks(group: readonly Found[]): Inline[] {
+/** `14, 65 and 3 more`; `named` puts the name of the campaign before its runs. */
+function runLinks(group: readonly Found[], named: boolean): Inline[] {
   const campaigns = [...new Set(group.map(({ series }) => series.campaignIndex))];
   return campaigns.flatMap((index, place): Inline[] => {
     const of = group.filter(({ series }) => series.campaignIndex === index);
-    const name = campaigns.length === 1 ? '' : `${of[0]?.series.campaign.meta.name}: `;
+    const name = !named ? '' : `${of[0]?.series.campaignName}: `;
     const links = of
       .slice(0, RUNS_SHOWN)
       .flatMap(({ series, record }, at): Inline[] => [

@@ -20,6 +20,8 @@ export interface Series {
   readonly campaign: CampaignInput;
   /** Of its campaign in the report, from 0. */
   readonly campaignIndex: number;
+  /** Unique in the report too. */
+  readonly campaignName: string;
   /** The fault type as in the records; `none` for runs without a fault. */
   readonly fault: string;
   readonly records: readonly RunRecord[];
@@ -41,8 +43,16 @@ export function seriesOf(campaigns: readonly CampaignInput[]): Series[] {
     }
     const faults = new Set([...groups.values()].map(({ fault }) => fault));
     return [...groups.values()].map(({ variant, fault, records }) => {
-      const parts = [names[campaignIndex] ?? '', variant, faults.size > 1 ? fault : undefined];
-      return { name: parts.filter((part) => part !== undefined).join(' / '), campaign, campaignIndex, fault, records };
+      const campaignName = names[campaignIndex] ?? campaign.meta.name;
+      const parts = [campaignName, variant, faults.size > 1 ? fault : undefined];
+      return {
+        name: parts.filter((part) => part !== undefined).join(' / '),
+        campaign,
+        campaignIndex,
+        campaignName,
+        fault,
+        records,
+      };
     });
   });
 }

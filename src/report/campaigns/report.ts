@@ -2,9 +2,10 @@
 
 import type { Report, Section } from '../document/document.js';
 import { count } from '../style.js';
+import { published } from './beside-published.js';
 import { causes, ownErrors } from './causes.js';
 import { type CampaignInput, type ReportInput, seriesOf, setupText } from './input.js';
-import { glance, outcomes, published } from './outcomes.js';
+import { glance, outcomes } from './outcomes.js';
 import { places } from './places.js';
 import { type RunChoice, runs } from './runs.js';
 import { latency, outage } from './times.js';

@@ -23,6 +23,7 @@ export function runs(input: ReportInput, series: readonly Series[], choice: RunC
     if (entries.length === 0) return [];
     return [{ title: `${FATE_WORDS[fate]} (${entries.length})`, open: fate === 'failed', runs: entries }];
   });
+  if (groups.length === 0) return undefined;
   return {
     id: 'runs',
     title: 'Run by run',
@@ -45,7 +46,7 @@ function entry(input: ReportInput, series: Series, record: RunRecord): RunEntry 
   const took = record.latencyMs === undefined ? '' : `, latency ${duration(record.latencyMs)}`;
   return {
     id: runAnchor(series, record),
-    name: `${series.campaign.meta.name} ${runName(record)}`,
+    name: `${series.campaignName} ${runName(record)}`,
     end,
     class: FATE_CLASS[fate],
     detail: record.outcome === 'infra' ? (record.errorCode ?? '') : `${where}${took}`,

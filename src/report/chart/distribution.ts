@@ -15,7 +15,7 @@ export interface HistogramOptions {
   readonly format: (value: number) => string;
 }
 
-const LEFT = 44;
+const LEFT = 50;
 const RIGHT = 14;
 const BINS_PER_DECADE = 16;
 
@@ -80,7 +80,7 @@ export interface CurvesOptions {
 /** For each time, the share of values that are not above it. */
 export function curves(canvas: Canvas, options: CurvesOptions): string {
   const x = logScale(options.domain, [LEFT, canvas.width - RIGHT], ticksFor(canvas));
-  const top = 8 + marksHeight(options.marks, x);
+  const top = 12 + marksHeight(options.marks, x);
   const bottom = top + 200;
   const y = linearScale([0, 1], [bottom, top], 4);
   const quarters: Scale = { ...y, ticks: [0, 0.25, 0.5, 0.75, 1] };

@@ -6,7 +6,7 @@
 const LIGHT = `
 --page:#fbfbf9;--card:#fff;--ink:#1d2127;--soft:#59616b;--line:#dcdfe3;--grid:#e8eaed;--link:#0b5cad;--notice:#fff4d6;--notice-line:#c98a00;--stripe:#f5f6f8;
 --good:#0072b2;--fair:#56b4e9;--bad:#d55e00;--sdc:#9e4f83;--calm:#c3c8ce;--detect:#e69f00;--own:#6b7280;
---nilihype:#009e73;--rehype:#8a5a00;
+--nilihype:#007a58;--rehype:#8a5a00;
 --s0:#0072b2;--s1:#d55e00;--s2:#009e73;--s3:#9e4f83;--s4:#b07c00;--s5:#4b5563;--on-strong:#fff;--on-light:#1d2127;`;
 const DARK = `
 --page:#14171b;--card:#1b1f25;--ink:#e7e9ec;--soft:#a3abb5;--line:#363c45;--grid:#2b3038;--link:#7cbcff;--notice:#33290f;--notice-line:#e6b035;--stripe:#20252c;
@@ -51,6 +51,7 @@ figcaption{font-weight:600}
 .grid{stroke:var(--grid)}.axis{stroke:var(--soft)}
 .whisker{stroke:var(--ink);stroke-width:1.5;fill:none}
 .whisker.stroke{stroke-width:2.5}
+.whisker-ground{stroke:var(--card);stroke-width:4.5;fill:none;stroke-linecap:square}
 .dot{stroke:var(--card);stroke-width:1.5}
 .mark{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 3}
 .mark.quantile{stroke:var(--ink);stroke-dasharray:none;stroke-width:1}
