@@ -138,7 +138,7 @@ export class Box {
       if (state.kind === 'works') return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
       if (state.kind === 'failed') return { kind: 'failed', name, reason: state.reason };
       if (performance.now() > end || signal?.aborted === true)
-        return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
+        return { kind: 'failed', name, reason: `after ${Math.round(performance.now() - begin)} ms ${state.reason}` };
       await sleep(POLL_MS);
     }
   }
