@@ -1,7 +1,4 @@
-/**
- * How long a machine stood still, by the clock of whoever stopped and resumed it: QEMU stamps its STOP and RESUME events
- * itself, so neither the way of a message to us nor the host's scheduler between our system calls is in it.
- */
+/** When a machine ran and when it stood still, by QEMU's own clock: it stamps its STOP and RESUME events. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Machine } from '../../dist/machine/machine.js';
 
@@ -10,8 +7,15 @@ interface Tick {
   readonly happenedMs: number;
 }
 
+export interface Passage {
+  /** From the moment at which the broken machine ran on to its stop: the failure showed itself and was detected. */
+  readonly detectionMs: number;
+  /** From that stop to the resumption; runs of single CPUs in between count as standing still. */
+  readonly standstillMs: number;
+}
+
 /** Events take their own way to us: this long we wait for the last ones. */
-const EVENT_GRACE_MS = 300;
+const EVENT_LIMIT_MS = 300;
 
 export class StopClock implements Disposable {
   #ticks: Tick[] = [];
@@ -23,32 +27,29 @@ export class StopClock implements Disposable {
     });
   }
 
-  /** Forgets what happened so far. */
+  /** Forgets what happened so far. Call it while the machine stands, broken. */
   async reset(): Promise<void> {
     await sleep(5);
     this.#ticks = [];
   }
 
   /**
-   * From the first stop since `reset` to the resumption that ended it: for a recovery, stops and starts of single CPUs in
-   * between count as standing still.
+   * From the first resumption since `reset` to the last one.
+   * @param looks stops of the whole machine that came before the one that counts: a watchdog's looks at a suspect
    */
-  async stoodMs(): Promise<{ readonly stoodMs: number; readonly untilStopMs: number }> {
+  async passage(looks = 0): Promise<Passage | undefined> {
     const begin = performance.now();
-    while (performance.now() - begin < EVENT_GRACE_MS) {
-      const first = this.#ticks.findIndex(({ name }) => name === 'STOP');
+    while (performance.now() - begin < EVENT_LIMIT_MS) {
+      const stops = this.#ticks.filter(({ name }) => name === 'STOP');
+      const first = this.#ticks[0];
+      const stop = stops[looks];
       const last = this.#ticks.at(-1);
-      if (first >= 0 && last?.name === 'RESUME') {
-        const started = this.#ticks[0]!;
-        const stop = this.#ticks[first]!;
-        return {
-          stoodMs: last.happenedMs - stop.happenedMs,
-          untilStopMs: first > 0 ? stop.happenedMs - started.happenedMs : Number.NaN,
-        };
+      if (first?.name === 'RESUME' && stop !== undefined && last?.name === 'RESUME' && last !== first) {
+        return { detectionMs: stop.happenedMs - first.happenedMs, standstillMs: last.happenedMs - stop.happenedMs };
       }
       await sleep(2);
     }
-    return { stoodMs: Number.NaN, untilStopMs: Number.NaN };
+    return undefined;
   }
 
   [Symbol.dispose](): void {

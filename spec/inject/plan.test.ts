@@ -48,7 +48,7 @@ describe('planInjection', () => {
         "triggerChoice": {
           "delayMs": 3886,
           "instructions": 3740,
-          "limitMs": 20000,
+          "limitMs": 10000,
           "retries": 1794659547,
           "victim": 1008900407,
         },

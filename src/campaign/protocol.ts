@@ -13,6 +13,7 @@ export type ToWorker =
 
 export type FromWorker =
   | { readonly kind: 'progress'; readonly step: boolean; readonly text: string }
+  | { readonly kind: 'warning'; readonly text: string }
   | { readonly kind: 'ready'; readonly versions: Versions }
   | { readonly kind: 'done'; readonly record: RunRecord }
   /** The box could not be opened; the worker ends. */

@@ -1,5 +1,5 @@
 /** One run of a campaign on a box that is used for many: back to the snapshot, the trial, the record. */
-import { existsSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Target } from '../guard/target.js';
 import type { Box } from '../testbed/box.js';
@@ -23,6 +23,8 @@ export interface Bench {
   readonly dir: string;
   readonly signal: AbortSignal;
   readonly told?: (text: string) => void;
+  /** Called with what is not as it should be and does not change the result. */
+  readonly warn?: (text: string) => void;
 }
 
 /** @throws what goes wrong on our side; the box is then in no state to be used again without a restore */
@@ -40,10 +42,10 @@ export async function runOnce(
   signal.throwIfAborted();
   watch.lap('restore');
   const keeps = file.evidence.keep !== 'none';
-  const folder = runFolder(order);
-  const evidenceDir = join(dir, folder);
-  rmSync(evidenceDir, { recursive: true, force: true });
-  if (keeps) mkdirSync(evidenceDir, { recursive: true });
+  // Beside the box first: what is not kept, of most runs, never gets to the campaign's disk.
+  const draft = join(box.runtimeDir, 'evidence');
+  rmSync(draft, { recursive: true, force: true });
+  if (keeps) mkdirSync(draft, { recursive: true });
   const trial = await runTrial(box, target, {
     ...(file.golden ? {} : { planned: order.planned }),
     oracle,
@@ -55,13 +57,27 @@ export async function runOnce(
     without: withoutOf(file, order.variant),
     commitUnchecked: file.mechanism.commitUnchecked,
     note: `campaign ${file.name}, run ${runName(order)}`,
-    ...(keeps ? { evidenceDir } : {}),
+    ...(keeps ? { evidenceDir: draft } : {}),
   });
   watch.add(trial.spentMs);
-  if (keeps && !isWorthKeeping(trial, file)) rmSync(evidenceDir, { recursive: true, force: true });
-  const evidence = existsSync(evidenceDir) ? readdirSync(evidenceDir).map((name) => join(folder, name)) : [];
+  const folder = runFolder(order);
+  rmSync(join(dir, folder), { recursive: true, force: true });
+  const evidence = keeps && isWorthKeeping(trial, file) ? keepIn(dir, folder, draft, bench.warn) : [];
+  rmSync(draft, { recursive: true, force: true });
   const record = recordOf({ bench, order, trial, startedAt, evidence, spentMs: watch.spentMs, begin });
   return { record, trial };
+}
+
+/** A run counts also where its evidence cannot be kept. */
+function keepIn(dir: string, folder: string, draft: string, warn: Bench['warn']): string[] {
+  try {
+    cpSync(draft, join(dir, folder), { recursive: true });
+    return readdirSync(draft).map((name) => join(folder, name));
+  } catch (error) {
+    rmSync(join(dir, folder), { recursive: true, force: true });
+    warn?.(`the evidence in ${folder} could not be kept: ${error instanceof Error ? error.message : String(error)}`);
+    return [];
+  }
 }
 
 function isWorthKeeping(trial: Trial, file: CampaignFile): boolean {

@@ -89,10 +89,10 @@ export function summarizeRecords(records: readonly RunRecord[]): CampaignSummary
       noVmf: rate(ends['no-vmf'], detected.length),
       falseAlarms: rate(falseAlarms, golden + falseAlarms),
     },
-    latencyMs: times(records, (record) => record.latencyMs),
-    detectionMs: times(records, (record) => record.detectionMs),
-    outageMs: times(records, (record) => record.outageMs),
-    outsideOutageMs: times(records, (record) => record.outsideOutageMs),
+    latencyMs: times(detected, (record) => record.latencyMs),
+    detectionMs: times(detected, (record) => record.detectionMs),
+    outageMs: times(detected, (record) => record.outageMs),
+    outsideOutageMs: times(detected, (record) => record.outsideOutageMs),
   };
 }
 

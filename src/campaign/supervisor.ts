@@ -12,6 +12,7 @@ import type { SpawnWorker, WorkerLink } from './spawn.js';
 
 export type SupervisorEvent =
   | { readonly kind: 'progress'; readonly worker: number; readonly step: boolean; readonly text: string }
+  | { readonly kind: 'warning'; readonly worker: number; readonly text: string }
   | { readonly kind: 'ready'; readonly worker: number; readonly versions: Versions }
   | { readonly kind: 'started'; readonly worker: number; readonly order: RunOrder }
   | { readonly kind: 'record'; readonly worker: number; readonly record: RunRecord }
@@ -129,6 +130,9 @@ class Supervisor {
     switch (message.kind) {
       case 'progress':
         told({ kind: 'progress', worker: member.number, step: message.step, text: message.text });
+        break;
+      case 'warning':
+        told({ kind: 'warning', worker: member.number, text: message.text });
         break;
       case 'ready':
         checkVersions(message.versions);

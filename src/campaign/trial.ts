@@ -6,11 +6,12 @@ import { Guard } from '../guard/guard.js';
 import type { Target } from '../guard/target.js';
 import { type InjectionPoint, inject, type Planned } from '../inject/index.js';
 import type { Mechanism } from '../recover/mechanism.js';
+import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
 import { type Classified, classify } from './classify.js';
-import { keepEvidence } from './evidence.js';
+import { consoleMark, keepEvidence } from './evidence.js';
 import { DEFAULT_LIMITS, type ObserveLimits, Observer } from './observe.js';
 import { Sightings } from './sightings.js';
 import { Stopwatch } from './stopwatch.js';
@@ -72,6 +73,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
   const seen = new Sightings(sample);
   let repair: (() => Promise<void>) | undefined;
+  const mark = consoleMark(box);
   await box.machine.freeze();
   const guard = await Guard.attach(target, {
     onEvent: (event) => seen.note(event),
@@ -115,7 +117,15 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     vms,
     newVm,
   });
-  if (classified.cause !== undefined && evidenceDir !== undefined) await keepEvidence(evidenceDir, box, target);
+  if (classified.cause !== undefined && classified.outcome !== 'not-reached' && evidenceDir !== undefined) {
+    const works = seen.lost === undefined && vms.some((vm) => vm.kind === 'dom0' && vm.alive);
+    await keepEvidence(evidenceDir, box, target, {
+      mark,
+      dom0: works ? 'works' : 'lost',
+      mechanism: options.mechanism ?? microreset,
+      cause: classified.cause,
+    });
+  }
   watch.lap('evidence');
   return {
     ...classified,

@@ -60,7 +60,8 @@ class Worker {
       // After a failure of ours the box is opened anew: nobody knows what is left of it.
       if (this.box === undefined) await this.open();
       const { file, dir, oracle } = this;
-      const bench = { box: this.box!, target: this.target!, oracle, file, dir, signal: ending.signal };
+      const warn = (text: string): void => tell({ kind: 'warning', text });
+      const bench = { box: this.box!, target: this.target!, oracle, file, dir, signal: ending.signal, warn };
       const { record } = await runOnce(bench, order, this.warm);
       this.warm = true;
       tell({ kind: 'done', record });
@@ -117,6 +118,8 @@ function obey(message: ToWorker): void {
   }
 }
 
+// Ctrl-C is the supervisor's to hear: it has the run in flight finished.
+for (const name of ['SIGINT', 'SIGHUP'] as const) process.on(name, () => {});
 process.on('message', obey);
 // The supervisor is gone, however it went. `exit` runs what removes the box's folder; the kernel ends QEMU.
 process.on('disconnect', () => process.exit(0));

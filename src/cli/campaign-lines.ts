@@ -122,7 +122,8 @@ export function recordLines(record: RunRecord, dir: string, p: Paint, width: num
   const { planned, point, failures, phases, vms, newVm, evidence, spentMs } = record;
   const fact = (name: string, text: string): string[] =>
     wrap(text, width - 14).map((line, index) => `${p.dim((index === 0 ? name : '').padEnd(12))}  ${line}`);
-  const choices = (name: string, choice: object): string => `${name} ${JSON.stringify(choice)}`;
+  const choices = (name: string, choice: object): string =>
+    [name, ...Object.entries(choice).map(([key, value]) => `${key}=${JSON.stringify(value)}`)].join(' ');
   return [
     runLine(record, p),
     ...fact('begun', `${record.startedAt}, took ${duration(record.tookMs)}`),

@@ -73,9 +73,8 @@ export async function runAndShow(
     ]);
   }
   if (ending === 'interrupted') {
-    throw new NinelivesError('NL_INTERRUPTED', `interrupted after ${count(campaign.records.length, 'run')}`, {
-      fix: `go on with: ninelives campaign resume ${dir}`,
-    });
+    if (!json) terminal.line(goOn(dir));
+    throw new NinelivesError('NL_INTERRUPTED', 'interrupted');
   }
   const { infraErrors } = summarizeRecords(campaign.records);
   if (infraErrors > 0) {
@@ -84,6 +83,12 @@ export async function runAndShow(
     });
   }
   return EXIT.ok;
+}
+
+function goOn(dir: string): string {
+  const done = readCampaign(dir).records.length;
+  const kept = done === 1 ? '1 run is kept' : `${done} runs are kept`;
+  return `${kept}; go on with: ninelives campaign resume ${dir}`;
 }
 
 /** Draws what the events say. */
@@ -178,6 +183,9 @@ class Show {
         break;
       case 'worker-lost':
         terminal.line(paint.yellow(`worker ${event.worker} was lost: ${event.why}`));
+        break;
+      case 'warning':
+        terminal.line(paint.yellow(event.text));
         break;
       case 'pruned':
         terminal.line(

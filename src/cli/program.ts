@@ -25,8 +25,9 @@ const GLOBAL_OPTIONS: readonly OptionSpec[] = [
   { name: 'version', summary: 'show the version' },
 ];
 
-/** Runs the command line `argv` (without node and script) and returns the exit status. Never throws. */
-export async function run(argv: readonly string[], world: World, commands = COMMANDS): Promise<number> {
+/** Runs the command line `given` (without node and script; `-o` is short for `--out`) and returns the exit status. Never throws. */
+export async function run(given: readonly string[], world: World, commands = COMMANDS): Promise<number> {
+  const argv = given.map((word) => (word === '-o' ? '--out' : word));
   const json = argv.includes('--json');
   const errorColors = paint(colorMode(world.stderr, world.environment));
   const complain = (error: NinelivesError): number => {

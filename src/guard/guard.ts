@@ -8,15 +8,19 @@ import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
+import type { Machine } from '../machine/machine.js';
 import type { Stop } from '../machine/stop.js';
 import { RecordingView, saveCapsule } from '../recover/capsule.js';
-import { type Mechanism, makePlan } from '../recover/mechanism.js';
+import type { Mechanism } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
+import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
+import { Urgency } from './priority.js';
 import { recover } from './recover.js';
+import { isWarm, rehearse, rehearseThoroughly } from './rehearsal.js';
 import type { Target } from './target.js';
 
 export type GuardEvent =
@@ -43,7 +47,7 @@ export interface GuardOptions {
    * in code; registers stay as they are. What it throws ends the guard.
    */
   readonly beforeRecovery?: (failure: Failure) => Promise<void>;
-  /** How often the recovery is rehearsed after attaching. Default: as often as a cold process needs. */
+  /** At most so many recoveries are rehearsed after attaching. Default: until the process is warm, which it stays. */
   readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
@@ -132,6 +136,7 @@ export class Guard {
     this.#failures++;
     if (this.#isStorm(failure)) return undefined;
     this.#recovering = true;
+    using _urgent = new Urgency();
     try {
       return await this.#recover(seen);
     } finally {
@@ -173,6 +178,7 @@ export class Guard {
     const stop = await this.#stopWithin(ms);
     if (stop !== undefined) {
       this.#recovering = true;
+      using _urgent = new Urgency();
       const seen = await this.#onStop(stop);
       this.#recovering = seen !== undefined;
       return seen;
@@ -303,36 +309,55 @@ export class Guard {
   }
 
   /**
-   * Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. The first is
-   * made of the frozen box, which records the pages it needs; the others are made of that recording, a few milliseconds
-   * at a time, while the box runs and no recovery is under way.
+   * Rehearses on the healthy box: translations are cached and the code is compiled. The first ones are made of the frozen box,
+   * which records the pages they need; the others of that recording, a few milliseconds at a time, while the box runs and no
+   * recovery is under way. A process that has guarded before is warm: for it the first ones are enough.
    */
   async #warmUp(): Promise<void> {
-    const recording = new RecordingView(await this.#target.machine.capture());
+    const { machine } = this.#target;
     const { mechanism = microreset } = this.#options;
-    const rehearse = (): void => {
-      makePlan(mechanism, this.#target.at(recording), this.#target.facts, { scope: 'everything' });
+    let view = await machine.capture();
+    if (!isWarm()) {
+      for (let n = 0; n < EXCHANGES; n++) view = await rehearseExchange(machine);
+    }
+    const recording = new RecordingView(view);
+    rehearseThoroughly(this.#target, recording, mechanism);
+    const once = (): void => {
+      try {
+        rehearse(this.#target, recording, mechanism);
+      } catch {
+        // The damage is made up and may make no sense; later, a page that was not recorded is one of the running box.
+      }
     };
-    rehearse();
-    this.#rehearsals = this.#rehearse(rehearse);
+    once();
+    this.#rehearsals = this.#rehearse(once);
   }
 
-  async #rehearse(rehearse: () => void): Promise<void> {
-    const rehearsals = this.#options.rehearsals ?? WARM_UPS;
-    for (let n = 0; n < rehearsals && !this.#stopped; n++) {
+  async #rehearse(once: () => void): Promise<void> {
+    const most = this.#options.rehearsals ?? Number.POSITIVE_INFINITY;
+    for (let n = 0; n < most && !isWarm() && !this.#stopped; n++) {
       await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
-      if (this.#recovering) continue;
-      try {
-        rehearse();
-      } catch {
-        // A page that was not recorded is read from the running box and may be inconsistent: a rehearsal is no test.
-      }
+      if (!this.#recovering) once();
     }
   }
 }
 
-/** How many rehearsals it takes until the plan's duration has settled (bench/recovery-latency). */
-const WARM_UPS = 40;
+/** Selectors of 64-bit code of Xen and of its PV guests: only then does the stub give and take whole registers. */
+const LONG_MODE_CS: ReadonlySet<number> = new Set([0xe008, 0xe033]);
+
+/** What a recovery asks of the machine, with nothing changed: a capture, and registers written as they are. */
+async function rehearseExchange(machine: Machine): Promise<View> {
+  const view = await machine.capture();
+  const writes = new Map<number, Partial<CpuRegisters>>();
+  for (let cpu = 0; cpu < view.cpuCount; cpu++) {
+    const { cs, r12, cr3 } = view.registers(cpu);
+    if (LONG_MODE_CS.has(cs)) writes.set(cpu, { r12, cr3 });
+  }
+  await machine.writeAllRegisters(writes);
+  return view;
+}
+
+const EXCHANGES = 12;
 const WARM_UP_PAUSE_MS = 2;
 
 /** So many failures in so short a time that the guests cannot have run much in between. */

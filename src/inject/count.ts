@@ -24,6 +24,14 @@ export interface Count {
   readonly deadline: number;
   /** Which instructions of Xen count, by their address; default all. */
   readonly counts?: (rip: bigint) => boolean;
+  /** End when the CPU leaves Xen, instead of waiting for it to come again. */
+  readonly stays?: 'one' | 'all';
+}
+
+/** The CPU left Xen before it had executed that many instructions. */
+export interface Left {
+  readonly kind: 'left';
+  readonly done: number;
 }
 
 /** What counting took; for benchmarks and tests. */
@@ -42,6 +50,15 @@ export interface CountEffort {
 
 /** The point is before the instruction that would be the next to count. */
 export async function countInXen(site: Site, count: Count, effort = noEffort()): Promise<Reached | NotReached> {
+  const result = await countWhile(site, { ...count, stays: 'all' }, effort);
+  return result.kind === 'left' ? { kind: 'not-reached', why: 'the CPU left Xen' } : result;
+}
+
+/** The same within one stay of the CPU in Xen. */
+export const countInStay = (site: Site, count: Count): Promise<Reached | NotReached | Left> =>
+  countWhile(site, { ...count, stays: 'one' }, noEffort());
+
+async function countWhile(site: Site, count: Count, effort: CountEffort): Promise<Reached | NotReached | Left> {
   const counter = new Counter(site, count, effort);
   try {
     return await counter.run();
@@ -91,19 +108,23 @@ class Counter {
     this.#registers = site.state.registers;
   }
 
-  async run(): Promise<Reached | NotReached> {
-    const { instructions, deadline } = this.#count;
+  async run(): Promise<Reached | NotReached | Left> {
+    const { deadline } = this.#count;
     const { target } = this.#site;
     while (!this.#isThere()) {
       this.#control.signal.throwIfAborted();
       if (this.#broken !== undefined) return this.#notReached(this.#broken);
       if (performance.now() > deadline) return this.#notReached('its time was over');
-      if (this.#halted || !this.#isInXen()) await this.#waitForXen();
-      else if (this.#isAtHalt()) await this.#halt();
+      if (this.#halted || !this.#isInXen()) {
+        if (await this.#leftStub()) continue;
+        if (this.#count.stays === 'one') return { kind: 'left', done: this.#done };
+        await this.#waitForXen();
+      } else if (this.#isAtHalt()) this.#halt();
       else await this.#advance();
     }
     await this.catchNothing();
-    return { kind: 'reached', site: await siteOf(target, this.#control, this.#cpu), steps: instructions };
+    const site = await siteOf(target, this.#control, this.#cpu);
+    return { kind: 'reached', site, steps: this.#done, exact: this.#effort.surprises === 0 };
   }
 
   /** Removes the breakpoints on entries, so that other CPUs can run. */
@@ -183,13 +204,13 @@ class Counter {
     const stop = await machine.runOne(this.#cpu, { until, timeoutMs: HOP_LIMIT_MS });
     this.#registers = await machine.registers(this.#cpu);
     this.#look(stop, until);
-    const here = indexOnPath(prediction, this.#registers);
+    const here = indexOnPath(prediction, to, this.#registers);
     if (here !== undefined) {
       this.#executed(prediction.path.slice(0, here));
       return;
     }
     const before = this.#interrupted();
-    const left = before === undefined ? undefined : indexOnPath(prediction, before.registers);
+    const left = before === undefined ? undefined : indexOnPath(prediction, to, before.registers);
     // Interrupted on the way, or not where it should be: then the number is a guess, which is told.
     if (left === undefined) this.#effort.surprises++;
     this.#executed(prediction.path.slice(0, left ?? to));
@@ -225,7 +246,7 @@ class Counter {
   }
 
   /** The CPU is about to halt: it does, and whatever wakes it is waited for. */
-  async #halt(): Promise<void> {
+  #halt(): void {
     this.#executed([this.#registers.rip]);
     this.#halted = true;
   }
@@ -237,7 +258,6 @@ class Counter {
   async #waitForXen(): Promise<void> {
     this.#effort.waits++;
     const { machine } = this.#site.target;
-    if (!this.#halted && (await this.#leftStub())) return;
     await this.#catchEntries();
     const stop = await machine.runOne(this.#cpu, { timeoutMs: ALONE_MS });
     this.#registers = await machine.registers(this.#cpu);
@@ -256,7 +276,7 @@ class Counter {
   /** Leaves a trampoline or an emulation stub: code of Xen's that lies outside its text, and does not count. */
   async #leftStub(): Promise<boolean> {
     const { machine } = this.#site.target;
-    for (let n = 0; n < STUB_STEPS; n++) {
+    for (let n = 0; n < STUB_STEPS && !this.#halted; n++) {
       if (privilegeLevel(this.#registers) !== 0 || !onStack(this.#site.state.stack, this.#registers.rsp)) return false;
       await machine.stepOne(this.#cpu);
       this.#registers = await machine.registers(this.#cpu);
@@ -296,10 +316,12 @@ export function lastFirstVisit(path: readonly bigint[], limit: number): number {
   return last;
 }
 
-/** The place of the path at which all registers are as foretold. */
-function indexOnPath({ path, registers }: Prediction, now: Readonly<CpuRegisters>): number | undefined {
-  // From the end: a hop that went well ends there.
-  for (let n = path.length - 1; n >= 0; n--) {
+/**
+ * The place of the path, up to `to`, at which all registers are as foretold. A CPU that goes round waiting has the same registers each
+ * time; it cannot have come beyond `to`, which it had not passed before.
+ */
+function indexOnPath({ path, registers }: Prediction, to: number, now: Readonly<CpuRegisters>): number | undefined {
+  for (let n = to; n >= 0; n--) {
     if (path[n] !== now.rip) continue;
     if (ENCODING_ORDER.every((name, encoding) => registers[n]![encoding] === now[name])) return n;
   }

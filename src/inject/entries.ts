@@ -5,6 +5,7 @@
 import { decode } from '../x86/decode.js';
 import type { EntryFacts } from '../xen/entry.js';
 import type { Xen } from '../xen/xen.js';
+import { knownOf } from './names.js';
 
 /** With the frame that the CPU pushed on the stack: error code and vector, rip, cs, rflags, rsp. */
 const WITH_FRAME = ['common_interrupt', 'handle_exception', 'handle_ist_exception'];
@@ -18,11 +19,9 @@ export interface Entries {
 }
 
 export function entriesOf(xen: Xen, facts: EntryFacts): Entries {
-  const known = (names: readonly string[]): bigint[] =>
-    names.filter((name) => xen.profile.hasSymbol(name)).map((name) => xen.symbol(name));
-  const withFrame = known(WITH_FRAME);
+  const withFrame = knownOf(xen, WITH_FRAME);
   const afterGuest = facts.svm === undefined ? [] : [facts.svm.vmrun + VMRUN_BYTES];
-  return { all: [...withFrame, ...known(OF_CALLS), ...afterGuest], withFrame: new Set(withFrame) };
+  return { all: [...withFrame, ...knownOf(xen, OF_CALLS), ...afterGuest], withFrame: new Set(withFrame) };
 }
 
 /** Where the instructions before an entry come from and lead: an interrupt's or exception's own first ones. */
@@ -30,7 +29,8 @@ const LONGEST_PRELUDE = 8;
 
 /** Addresses of the instructions that the CPU executed between taking `vector` and standing at `entry`. */
 export function preludeOf(xen: Xen, place: { cpu: number; vector: number; entry: bigint }): bigint[] {
-  const table = xen.memory.u64(xen.symbol('idt_tables') + BigInt(8 * place.cpu));
+  const tables = xen.symbol('idt_tables');
+  const table = xen.memory.u64(tables + BigInt(8 * place.cpu));
   const gate = table + BigInt(16 * place.vector);
   const lower = BigInt(xen.memory.u16(gate)) | (BigInt(xen.memory.u16(gate + 6n)) << 16n);
   let rip = lower | (BigInt(xen.memory.u32(gate + 8n)) << 32n);

@@ -16,5 +16,5 @@ export async function inject(target: InjectionTarget, planned: Planned, options:
   if (reached.kind === 'not-reached') return reached;
   const applied = await fault.apply(reached.site, planned.faultChoice);
   if (applied.kind === 'not-reached') return applied;
-  return { kind: 'injected', point: pointOf(applied.site ?? reached.site, reached.steps), applied };
+  return { kind: 'injected', point: pointOf(applied.site ?? reached.site, reached), applied };
 }

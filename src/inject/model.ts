@@ -44,6 +44,8 @@ export interface InjectionPoint {
   readonly backtrace: readonly string[];
   /** Instructions executed in Xen between the moment the trigger's timer went off and the injection. */
   readonly steps: number;
+  /** Set when the CPU was not where it was foretold while `steps` were counted: their number may be wrong then. */
+  readonly approximate?: true;
 }
 
 /** The moment of an injection: the machine is frozen, and `state` is the CPU that is to be hit. */
@@ -96,6 +98,8 @@ export interface Reached {
   readonly site: Site;
   /** Instructions executed in Xen by that CPU since the trigger's timer went off. */
   readonly steps: number;
+  /** Whether the number of steps is certain. */
+  readonly exact: boolean;
 }
 
 /** One way to choose the moment: one file, and a row of the table `TRIGGERS`. */

@@ -42,7 +42,8 @@ const DATA_SECTIONS = new Set(['.data', '.data.read_mostly', '.bss']);
 function dataSpans(xen: Xen): Span[] {
   const sections = xen.profile.image.filter(({ name }) => DATA_SECTIONS.has(name));
   const others = [...stackSpans(xen), perCpuTemplate(xen)];
-  return sections.flatMap((section) => without(section, others));
+  // Xen has given back what only the boot needed, such as the memory of its EFI allocator.
+  return sections.flatMap((section) => without(section, others)).flatMap((span) => mappedPages(xen, span));
 }
 
 const stackSpans = (xen: Xen): Span[] =>
@@ -88,9 +89,11 @@ function heapSpans(xen: Xen): Span[] {
 /** The parts of a span, page by page, that are mapped: a guard page is not. */
 function mappedPages(xen: Xen, { address, size }: Span): Span[] {
   const pages: Span[] = [];
-  for (let done = 0; done < size; done += PAGE_SIZE) {
+  for (let done = 0; done < size; ) {
     const at = address + BigInt(done);
-    if (xen.memory.isMapped(at)) pages.push({ address: at, size: Math.min(PAGE_SIZE, size - done) });
+    const part = Math.min(PAGE_SIZE - Number(at % BigInt(PAGE_SIZE)), size - done);
+    if (xen.memory.isMapped(at)) pages.push({ address: at, size: part });
+    done += part;
   }
   return pages;
 }

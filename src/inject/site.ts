@@ -1,9 +1,8 @@
 /** Seeing the frozen machine as an injector needs it: which CPU is where, and a site as a point for the record. */
-import type { CpuState } from '../xen/cpus.js';
 import { readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
 import type { Control } from './control.js';
-import type { InjectionPoint, InjectionTarget, Site } from './model.js';
+import type { InjectionPoint, InjectionTarget, Reached, Site } from './model.js';
 
 /** All CPUs of the frozen machine as sites, whether or not they are in Xen. */
 export async function sitesNow(target: InjectionTarget, control: Control): Promise<readonly Site[]> {
@@ -20,8 +19,8 @@ export async function siteOf(target: InjectionTarget, control: Control, cpu: num
 export const executesXen = ({ state, xen }: Site): boolean =>
   state.where === 'xen' && xen.profile.isText(state.registers.rip);
 
-/** Whether a CPU is where faults are injected: in Xen's code, or in an emulation stub that Xen made. */
-export function pointOf({ state, xen }: Site, steps: number): InjectionPoint {
+/** A site as it stands in a record. */
+export function pointOf({ state, xen }: Site, { steps, exact }: Pick<Reached, 'steps' | 'exact'>): InjectionPoint {
   return {
     cpu: state.cpu,
     vcpu: state.current.name,
@@ -29,8 +28,6 @@ export function pointOf({ state, xen }: Site, steps: number): InjectionPoint {
     ...('name' in state.hypercall ? { hypercall: state.hypercall.name } : {}),
     backtrace: state.backtrace.map((entry) => entry.text),
     steps,
+    ...(exact ? {} : { approximate: true }),
   };
 }
-
-/** `0x12 at do_softirq+0x5 on CPU 1`: for the line that says what was done. */
-export const placeOf = ({ xen }: Site, state: CpuState): string => xen.profile.describe(state.registers.rip);

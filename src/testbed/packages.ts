@@ -38,12 +38,38 @@ const OTHERS = [
   'libyajl2',
   'libzstd1',
   'zlib1g',
+  // The UnixBench-like load and the libraries that it is linked with, whether it uses them or not.
+  'stress-ng',
+  'libapparmor1',
+  'libbsd0',
+  'libcrypt1',
+  'libdrm2',
+  'libegl1',
+  'libexpat1',
+  'libffi8',
+  'libgbm1',
+  'libgles2',
+  'libglvnd0',
+  'libipsec-mb1',
+  'libjpeg62-turbo',
+  'libjudydebian1',
+  'libkmod2',
+  'libmd0',
+  'libsctp1',
+  'libssl3',
+  'libwayland-server0',
+  'libx11-6',
+  'libxau6',
+  'libxcb-randr0',
+  'libxcb1',
+  'libxdmcp6',
+  'libxxhash0',
 ] as const;
 const HYPERVISOR = OF_XEN[0];
 const KERNEL_META = 'linux-image-amd64';
 
-/** Of what is unpacked. 2: the backend of block devices. */
-const FORMAT = 2;
+/** Of what is unpacked. 3: the guests' disks and networks, and the UnixBench-like load. */
+const FORMAT = 3;
 
 const recordSchema = z.object({
   format: z.literal(FORMAT),
@@ -187,8 +213,15 @@ export function kernelOf(depends: string): string | undefined {
   return /Depends: (linux-image-\d\S*-amd64)/.exec(depends)?.[1];
 }
 
-/** Xen's own drivers, and disks in memory. */
-const KERNEL_MODULES = ['drivers/xen', 'drivers/block/brd.ko', 'drivers/block/xen-blkback'] as const;
+/** Folders and files of modules: Xen's own drivers; disks and a file system for them; a network card, and a bridge. */
+const KERNEL_MODULES = [
+  'drivers/xen',
+  ...['drivers/block/brd.ko', 'drivers/block/xen-blkback', 'drivers/block/xen-blkfront.ko'],
+  ...['crypto/crc32c_generic.ko', 'lib/crc16.ko', 'fs/mbcache.ko', 'fs/jbd2', 'fs/ext4'],
+  ...['drivers/net/xen-netback', 'drivers/net/xen-netfront.ko', 'drivers/net/ethernet/intel/e1000'],
+  ...['drivers/net/virtio_net.ko', 'drivers/net/net_failover.ko', 'net/core/failover.ko', 'drivers/virtio'],
+  ...['net/802/stp.ko', 'net/llc/llc.ko', 'net/bridge/bridge.ko'],
+] as const;
 
 /** Of the kernel package only what a box needs: all its modules would be 400 MB. */
 function unpack(deb: string, root: string, isKernel: boolean, signal: AbortSignal | undefined): Promise<Ran> {

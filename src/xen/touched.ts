@@ -10,8 +10,6 @@ import { type FrameWords, frameTable } from './frames.js';
 import { onStack } from './stack.js';
 import type { Xen } from './xen.js';
 
-/** A function that has just returned leaves its values below the stack pointer, in bytes. */
-const JUST_RETURNED = 512n;
 const TWO_32 = 2 ** 32;
 const FRAMES_PER_TWO_32 = TWO_32 / PAGE_SIZE;
 /** Bits 32 to 51 of an address: what a page-table entry's upper half tells of its frame. */
@@ -29,9 +27,10 @@ export function touchedFrames(xen: Xen, words: FrameWords, cpus: readonly CpuSta
 
   for (const { registers, stack } of cpus) {
     for (const name of GENERAL_REGISTERS) value(Number(registers[name] >> 32n), Number(registers[name] & 0xffff_ffffn));
-    const top = onStack(stack, registers.rsp) ? registers.rsp - JUST_RETURNED : stack.base;
-    const from = top < stack.base ? stack.base : top & ~7n;
-    const bytes = xen.memory.bytes(from, Number(stack.end - from));
+    // Above is the guest's frame: what it holds and Xen has used, Xen has copied.
+    const from = onStack(stack, registers.rsp) ? registers.rsp & ~7n : stack.base;
+    if (from >= stack.guestFrame) continue;
+    const bytes = xen.memory.bytes(from, Number(stack.guestFrame - from));
     const slots = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
     for (let n = 0; n < slots.length; n += 2) value(slots[n + 1]!, slots[n]!);
   }

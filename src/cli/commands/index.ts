@@ -16,6 +16,7 @@ import { inject } from './inject.js';
 import { inspect } from './inspect.js';
 import { profileMake } from './profile-make.js';
 import { replay } from './replay.js';
+import { report } from './report.js';
 import { status } from './status.js';
 import { up } from './up.js';
 
@@ -36,6 +37,7 @@ export const COMMANDS: readonly Command[] = [
   campaignCompare,
   campaignExport,
   campaignMerge,
+  report,
   doctor,
   profileMake,
 ];

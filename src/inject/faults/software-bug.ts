@@ -7,11 +7,12 @@
  * The last two let the CPU, or the machine, go on to a place of their own; the point that is recorded is that place.
  */
 import { z } from 'zod';
-import type { Random } from '../../common/random.js';
 import { decode } from '../../x86/decode.js';
+import { countInXen } from '../count.js';
 import type { Applied, FaultModel, NotReached, Site } from '../model.js';
+import { addressOf, knownOf } from '../names.js';
 import { runToAny } from '../run-to.js';
-import { executesXen, siteOf } from '../site.js';
+import { siteOf } from '../site.js';
 
 const BUGS = ['skipped-instruction', 'wrong-branch', 'null-pointer'] as const;
 
@@ -19,68 +20,80 @@ const options = z.strictObject({
   type: z.literal('software-bug'),
   /** `any`: one of the others, each as likely. */
   bug: z.enum([...BUGS, 'any']).default('any'),
+  /** For `null-pointer`: only this function returns NULL; default any that hands out memory, a page or a mapping. */
+  allocator: z.string().min(1).optional(),
 });
 
-const choiceSchema = z.object({ bug: z.enum(BUGS) });
+const choiceSchema = z.object({ bug: z.enum(BUGS), allocator: z.string().optional() });
 
 export const softwareBug: FaultModel<typeof options> = {
   name: 'software-bug',
   summary: 'an instruction is skipped, a branch goes the wrong way, or an allocation returns NULL',
   options,
-  choose: (random: Random, { bug }) => ({ bug: bug === 'any' ? random.pick(BUGS) : bug }),
+  choose(random, { bug, allocator }) {
+    return { bug: bug === 'any' ? random.pick(BUGS) : bug, ...(allocator === undefined ? {} : { allocator }) };
+  },
   async apply(site, choice) {
-    switch (choiceSchema.parse(choice).bug) {
+    const { bug, allocator } = choiceSchema.parse(choice);
+    switch (bug) {
       case 'skipped-instruction':
         return skipInstruction(site);
       case 'wrong-branch':
         return takeWrongBranch(site);
       case 'null-pointer':
-        return returnNull(site);
+        return returnNull(site, allocator);
     }
   },
 };
 
-async function skipInstruction(site: Site): Promise<Applied> {
+async function skipInstruction(site: Site): Promise<Applied | NotReached> {
   const { target, state } = site;
-  const { next, raw } = instructionAt(site)!;
-  await target.machine.writeRegisters(state.cpu, { rip: next });
-  return { kind: 'applied', what: `instruction "${raw}" skipped` };
+  const instruction = instructionAt(site, state.registers.rip);
+  if (instruction === undefined) return { kind: 'not-reached', why: 'the code at the program counter is none' };
+  await target.machine.writeRegisters(state.cpu, { rip: instruction.next });
+  return { kind: 'applied', what: `instruction "${instruction.text}" skipped` };
 }
 
-/** Instructions that are executed at most until a conditional branch comes by. */
-const BRANCH_LIMIT = 200;
+/** A conditional branch that takes longer to come by is not waited for, in milliseconds of host time. */
+const BRANCH_LIMIT_MS = 3000;
 
 async function takeWrongBranch(site: Site): Promise<Applied | NotReached> {
-  const { target, control } = site;
-  const { cpu } = site.state;
-  let now = site;
-  for (let done = 0; done < BRANCH_LIMIT; done++) {
-    const instruction = instructionAt(now);
-    if (instruction?.branch !== undefined) {
-      await target.machine.stepOne(cpu);
-      const { rip } = await target.machine.registers(cpu);
-      const taken = rip === instruction.branch;
-      await target.machine.writeRegisters(cpu, { rip: taken ? instruction.next : instruction.branch });
-      return {
-        kind: 'applied',
-        what: `branch "${instruction.raw}" ${taken ? 'not taken' : 'taken'} wrongly`,
-        site: now,
-      };
-    }
-    await target.machine.stepOne(cpu);
-    now = await siteOf(target, control, cpu);
-    if (!executesXen(now)) break;
-  }
-  return { kind: 'not-reached', why: `no conditional branch within ${BRANCH_LIMIT} instructions` };
+  const { machine } = site.target;
+  const counts = conditionalBranches(site);
+  const reached = await countInXen(site, { instructions: 0, deadline: performance.now() + BRANCH_LIMIT_MS, counts });
+  if (reached.kind === 'not-reached') return { kind: 'not-reached', why: 'no conditional branch came by' };
+  const { state } = reached.site;
+  const { branch, next, text } = instructionAt(reached.site, state.registers.rip)!;
+  await machine.stepOne(state.cpu);
+  const { rip } = await machine.registers(state.cpu);
+  const taken = rip === branch;
+  await machine.writeRegisters(state.cpu, { rip: taken ? next : branch! });
+  return { kind: 'applied', what: `branch "${text}" ${taken ? 'not taken' : 'taken'} wrongly`, site: reached.site };
 }
 
-/** Xen's allocators that return an address or NULL (Xen 4.17: common/xmalloc_tlsf.c, common/page_alloc.c). */
-const ALLOCATORS = ['_xmalloc', '_xzalloc', 'alloc_xenheap_pages', 'alloc_domheap_pages'];
+/** Whether a conditional branch stands at an address. */
+function conditionalBranches(site: Site): (rip: bigint) => boolean {
+  const known = new Map<bigint, boolean>();
+  return (rip) => {
+    let is = known.get(rip);
+    if (is === undefined) {
+      is = instructionAt(site, rip)?.branch !== undefined;
+      known.set(rip, is);
+    }
+    return is;
+  };
+}
+
+/**
+ * Functions of Xen that hand out memory, a page or a mapping (Xen 4.17: common/xmalloc_tlsf.c, common/page_alloc.c,
+ * arch/x86/domain_page.c, common/vmap.c). A box whose VMs just work allocates little else than mappings.
+ */
+const ALLOCATORS = ['_xmalloc', '_xzalloc', 'alloc_xenheap_pages', 'alloc_domheap_pages', 'map_domain_page', '__vmap'];
 const ALLOCATION_LIMIT_MS = 10_000;
 
-async function returnNull({ target, control, xen }: Site): Promise<Applied | NotReached> {
+async function returnNull({ target, control, xen }: Site, allocator?: string): Promise<Applied | NotReached> {
   const end = performance.now() + ALLOCATION_LIMIT_MS;
-  const entries = ALLOCATORS.filter((name) => xen.profile.hasSymbol(name)).map((name) => xen.symbol(name));
+  const entries = allocator === undefined ? knownOf(xen, ALLOCATORS) : [addressOf(xen, allocator)];
   const not = (why: string): NotReached => ({ kind: 'not-reached', why });
   while (performance.now() < end) {
     const entered = await runToAny(control, entries, end - performance.now());
@@ -107,14 +120,12 @@ interface Seen {
   readonly next: bigint;
   /** Where a conditional branch goes when it is taken. */
   readonly branch: bigint | undefined;
-  /** As text. */
-  readonly raw: string;
+  readonly text: string;
 }
 
-function instructionAt({ xen, state }: Site): Seen | undefined {
-  const { rip } = state.registers;
+function instructionAt({ xen }: Site, rip: bigint): Seen | undefined {
   for (const { next, flow, target, raw } of decode(xen.memory.bytes(rip, 15), rip)) {
-    return { next, branch: flow === 'branch' ? target : undefined, raw: raw.toString() };
+    return { next, branch: flow === 'branch' ? target : undefined, text: raw.toString() };
   }
   return undefined;
 }

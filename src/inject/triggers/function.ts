@@ -1,6 +1,7 @@
 /** Function: a CPU is about to execute a named place in Xen for the k-th time after a random time. */
 import { z } from 'zod';
 import type { NotReached, Reached, TriggerModel } from '../model.js';
+import { addressOf } from '../names.js';
 import { range } from '../options.js';
 import { runToAny } from '../run-to.js';
 import { siteOf } from '../site.js';
@@ -18,7 +19,7 @@ const options = z.strictObject({
   /** Host time until hits begin to count, in milliseconds. */
   delayMs: range(0, 600_000).default([500, 6000]),
   /** Host time after that within which the last hit must come, in milliseconds. */
-  limitMs: z.int().min(1).max(600_000).default(20_000),
+  limitMs: z.int().min(1).max(600_000).default(10_000),
 });
 
 const choiceSchema = z.object({
@@ -47,14 +48,16 @@ export const functionTrigger: TriggerModel<typeof options> = {
   async reach(target, control, choice): Promise<Reached | NotReached> {
     const { function: name, offset, hit, cpu, delayMs, limitMs } = choiceSchema.parse(choice);
     await control.runFor(delayMs);
-    const address = (await siteOf(target, control, 0)).xen.symbol(name) + BigInt(offset);
+    const { xen } = await siteOf(target, control, 0);
+    const address = addressOf(xen, name) + BigInt(offset);
     const deadline = performance.now() + limitMs;
     let hits = 0;
     while (performance.now() < deadline) {
       const arrival = await runToAny(control, [address], deadline - performance.now());
       if (arrival === undefined) break;
       if (cpu !== undefined && arrival.cpu !== cpu) continue;
-      if (++hits === hit) return { kind: 'reached', site: await siteOf(target, control, arrival.cpu), steps: 0 };
+      if (++hits === hit)
+        return { kind: 'reached', site: await siteOf(target, control, arrival.cpu), steps: 0, exact: true };
     }
     const on = cpu === undefined ? '' : ` by CPU ${cpu}`;
     return { kind: 'not-reached', why: `${name} was reached ${hits} of ${hit} times${on} within ${limitMs} ms` };

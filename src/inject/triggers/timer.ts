@@ -18,7 +18,7 @@ const options = z.strictObject({
   /** Instructions that the chosen CPU executes in Xen after that. */
   instructions: range(0, 1_000_000).default([0, 20_000]),
   /** Host time from the freeze within which the point must be reached, in milliseconds. */
-  limitMs: z.int().min(1).max(600_000).default(20_000),
+  limitMs: z.int().min(1).max(600_000).default(10_000),
 });
 
 const choiceSchema = z.object({

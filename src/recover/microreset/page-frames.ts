@@ -5,7 +5,8 @@
  * back, and the next writer of that page table spins for ever. Both are undone.
  *
  * A page that was being validated ("PGT_[type] | 1", neither validated nor partial) makes whoever wants it next wait for
- * a validation that nobody performs any more: its one reference is dropped, so that the retried call begins anew.
+ * a validation that nobody performs any more: its one reference is dropped, so that the retried call begins anew. Whoever takes
+ * or gives back a type reference holds a general one meanwhile, which goes with it.
  *
  * Only a thread that works on a descriptor leaves it so, and it must be able to find it again: the frames to look at are
  * those that an abandoned thread's registers and stack lead to (`xen/touched.ts`). ReHype looks at every descriptor, which
@@ -14,7 +15,7 @@
 import { FrameWords, isWanted, pageInfo } from '../../xen/frames.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
-import { CHANGES_TABLES, type FrameSearch, searchOf } from './page-tables.js';
+import { CHANGES_TABLES, dropGeneral, type FrameSearch, searchOf } from './page-tables.js';
 
 /** Page types that are validated before use: page tables of level 1 to 4, descriptor pages, writable pages. Bit n: type n. */
 const VALIDATED_TYPES = 0b1011_1110;
@@ -33,7 +34,9 @@ export const pageFramesBy = (search: FrameSearch): Step => ({
         plan.set(info, 'u.inuse.type_info', value - constant('PGT_locked') - 1n, `frame ${frame} was locked`);
         plan.found(`frame 0x${frame.toString(16)} was locked`);
       } else if ((value & constant('PGT_count_mask')) === 1n) {
-        plan.set(info, 'u.inuse.type_info', value - 1n, `validation of frame ${frame} was dropped`);
+        const reason = `validation of frame ${frame} was dropped`;
+        plan.set(info, 'u.inuse.type_info', value - 1n, reason);
+        dropGeneral(context, frame, 1, reason);
         plan.found(`frame 0x${frame.toString(16)} was being validated`);
       }
     }

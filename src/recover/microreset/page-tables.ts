@@ -13,9 +13,14 @@
  * one of them that is not validated. Most are settled by the tables of the address spaces in use: a count that is no higher
  * than the references found there is right, whatever else there may be. Where one is higher, all tables are looked for, in
  * memory that is allocated. To look for all tables in all of RAM is there for comparison.
+ *
+ * A reference can be parked: a call that was preempted while it gave one back notes the table in its vCPU
+ * (`arch.old_guest_table`), and the vCPU's next call goes on with it. Such a reference counts. Where the dropped thread had given it
+ * back and not yet taken the note away, the note goes: to give it back twice is a BUG to Xen.
  */
 
-import { FrameWords, pageInfo } from '../../xen/frames.js';
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { FrameWords, frameTable, pageInfo } from '../../xen/frames.js';
 import { PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
@@ -59,6 +64,9 @@ class Recount {
   readonly #pinned: bigint;
   readonly #writable: bigint;
   readonly #typeMask: bigint;
+  /** How many parked references each frame has, and on which dropped threads' notes they stand. */
+  readonly #parked = new Map<number, number>();
+  readonly #notes = new Map<number, Vcpu>();
 
   constructor(context: StepContext) {
     this.#context = context;
@@ -71,6 +79,31 @@ class Recount {
     this.#pinned = constant('PGT_pinned');
     this.#writable = constant('PGT_writable_page');
     this.#typeMask = constant('PGT_type_mask');
+    this.#readNotes();
+  }
+
+  #readNotes(): void {
+    const { situation, abandoned } = this.#context;
+    const table = frameTable(this.#context.xen);
+    const size = BigInt(this.#context.xen.sizeOf('page_info'));
+    for (const vcpu of allVcpus(situation.domains)) {
+      const address = vcpu.domain.kind === 'pv' ? vcpu.object.u64('arch.old_guest_table') : 0n;
+      if (address === 0n) continue;
+      const frame = Number((address - table) / size);
+      const whole = !vcpu.object.bool('arch.old_guest_table_partial');
+      const dropped = whole && abandoned.some(({ current }) => current.address === vcpu.address);
+      if (dropped && (this.#typeInfo(frame) & this.#validated) === 0n) {
+        this.#forget(vcpu, frame);
+        continue;
+      }
+      this.#parked.set(frame, (this.#parked.get(frame) ?? 0) + 1);
+      if (dropped) this.#notes.set(frame, vcpu);
+    }
+  }
+
+  #forget(vcpu: Vcpu, frame: number): void {
+    const reason = `${vcpu.name} had given back its reference of frame 0x${frame.toString(16)}`;
+    if (this.#context.plan.set(vcpu.object, 'arch.old_guest_table', 0, reason)) this.#context.plan.found(reason);
   }
 
   everywhere(): void {
@@ -83,7 +116,7 @@ class Recount {
 
   touched(): void {
     const { xen, abandoned, situation } = this.#context;
-    const suspects = this.#suspects(touchedFrames(xen, this.#words, abandoned));
+    const suspects = this.#suspects([...touchedFrames(xen, this.#words, abandoned), ...this.#notes.keys()]);
     if (LEVELS.every((level) => suspects[level].size === 0)) return;
     const inUse = this.#tables.inUse(situation.domains);
     let all: Record<TableLevel, number[]> | undefined;
@@ -91,7 +124,9 @@ class Recount {
       const above = (level + 1) as TableLevel;
       const known = new Set([...inUse[above], ...suspects[above]]);
       const references = this.#tables.references(known, above, suspects[level]);
-      const unexplained = [...suspects[level]].filter((frame) => this.#excess(frame, references) > 0).sort(ascending);
+      const unexplained = [...suspects[level]]
+        .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
+        .sort(ascending);
       if (unexplained.length === 0) continue;
       all ??= this.#tables.list(this.#allocatorIsQuiet() ? 'allocated' : 'all');
       const dropped = this.#fix(level, unexplained, this.#tables.references(all[above], above, unexplained));
@@ -136,7 +171,8 @@ class Recount {
   }
 
   #expected(info: bigint, frame: number, references: ReadonlyMap<number, number>): number {
-    return (references.get(frame) ?? 0) + ((info & this.#pinned) === 0n ? 0 : 1);
+    const pin = (info & this.#pinned) === 0n ? 0 : 1;
+    return (references.get(frame) ?? 0) + pin + (this.#parked.get(frame) ?? 0);
   }
 
   /** Corrects what is too high. Returns tables that were valid and are left without a reference. */
@@ -146,6 +182,8 @@ class Recount {
       const info = this.#typeInfo(frame);
       const count = Number(info & this.#countMask);
       const expected = this.#expected(info, frame, references);
+      const noted = this.#notes.get(frame);
+      if (count < expected && noted !== undefined) this.#forget(noted, frame);
       if (count <= expected) continue;
       const reason = `frame 0x${frame.toString(16)}, a level ${level} table, had ${count} references and has ${expected}`;
       this.#context.plan.found(reason);
@@ -185,14 +223,17 @@ class Recount {
     this.#words.changed();
   }
 
-  /** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */
   #dropGeneral(frame: number, times: number, reason: string): void {
-    const info = pageInfo(this.#context.xen, frame);
-    const value = info.u64('count_info');
-    const count = value & BigInt(this.#context.xen.profile.constant('PGC_count_mask'));
-    const drop = count > BigInt(times) ? BigInt(times) : 0n;
-    this.#context.plan.set(info, 'count_info', value - drop, reason);
+    dropGeneral(this.#context, frame, times, reason);
   }
+}
+
+/** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */
+export function dropGeneral({ plan, xen }: StepContext, frame: number, times: number, reason: string): void {
+  const info = pageInfo(xen, frame);
+  const value = info.u64('count_info');
+  const count = value & BigInt(xen.profile.constant('PGC_count_mask'));
+  if (count > BigInt(times)) plan.set(info, 'count_info', value - BigInt(times), reason);
 }
 
 const ascending = (a: number, b: number): number => a - b;
