@@ -88,6 +88,20 @@ describe('run control', () => {
     expect(stops).toHaveLength(1);
   });
 
+  it('runs some CPUs while the others stand, and tells nobody else of the stop', async () => {
+    const packets: string[] = [];
+    stub.onResume = (packet) => {
+      packets.push(packet);
+      hitSoon(3, HERE);
+    };
+    expect(await control.runThese([0, 2, 3], 500)).toMatchObject({ kind: 'breakpoint', cpu: 3 });
+    expect(packets).toEqual(['vCont;c:1;c:3;c:4']);
+    stub.onResume = () => {};
+    expect((await control.runThese([1], 20)).kind).toBe('paused');
+    expect(control.state).toBe('frozen');
+    expect(stops).toEqual([]);
+  });
+
   it('steps off a breakpoint before it resumes', async () => {
     await control.setBreakpoints([HERE, THERE]);
     await control.resume();
