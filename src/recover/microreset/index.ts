@@ -22,6 +22,7 @@ import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
 import { tasklets } from './tasklets.js';
 import { timers } from './timers.js';
+import { vmExits } from './vm-exits.js';
 
 export const microreset: Mechanism = {
   name: 'microreset',
@@ -30,6 +31,7 @@ export const microreset: Mechanism = {
     bounceFrames,
     batchProgress,
     retryHypercalls,
+    vmExits,
     perCpuState,
     eventChannels,
     staticLocksStep,
