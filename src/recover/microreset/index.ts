@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { eventChannels } from './event-channels.js';
+import { fpuState } from './fpu-state.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -40,6 +41,7 @@ export const microreset: Mechanism = {
     pageTables,
     rendezvous,
     contextSwitch,
+    fpuState,
     scheduling,
     timers,
     tasklets,
