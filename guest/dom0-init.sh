@@ -22,7 +22,7 @@ up 'kernel is up'
 tools='taskset 1' works=
 [ -e /sys/devices/system/cpu/cpu1 ] && works='taskset 2'
 
-setsid $works sh /etc/ninelives/work.sh dom0 dom0 "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256" </dev/null &
+setsid $works sh /etc/ninelives/work-files.sh dom0 dom0 "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256" "$DOM0_PACE" </dev/null &
 for module in $MODULES; do insmod /lib/modules/$module.ko || say "ERROR module $module"; done
 mount -t xenfs xenfs /proc/xen
 setsid $tools sh /etc/ninelives/agent.sh /dev/ttyS1 &

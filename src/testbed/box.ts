@@ -2,6 +2,7 @@
  * A box: one emulated machine with Xen, dom0 and AppVMs, all doing work. Made from Debian's packages, booted once, and from
  * then on restored from its snapshot in about a second.
  */
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
@@ -14,7 +15,7 @@ import { type BoxFiles, buildImages } from './images.js';
 import { fetchPackages, installPrograms } from './packages.js';
 import { cacheFolder } from './paths.js';
 import { ReportReader, type VmReport } from './reports.js';
-import { type BoxSpec, checkBoxSpec, DOM0, SPARE } from './spec.js';
+import { type BoxSpec, checkBoxSpec, SPARE } from './spec.js';
 import { mixAfter } from './unikernel/mix.js';
 
 /** How a box is started; what it *is* stands in its spec. */
@@ -108,8 +109,9 @@ export class Box {
   /**
    * Has dom0 create one more VM and waits until it works. A VM that cannot be created is a result, not an error.
    * @param limitMs for the creation, and again for the first step of work
+   * @param signal aborted when nobody waits for the first step any more
    */
-  async createVm(limitMs: number = 60_000): Promise<NewVm> {
+  async createVm(limitMs: number = 60_000, signal?: AbortSignal): Promise<NewVm> {
     const { name } = SPARE;
     const begin = performance.now();
     try {
@@ -122,7 +124,7 @@ export class Box {
     }
     const createMs = performance.now() - begin;
     const end = performance.now() + limitMs;
-    while (performance.now() < end) {
+    while (performance.now() < end && signal?.aborted !== true) {
       this.#reader.rescan();
       const report = this.#reader.read().find((one) => one.name === name);
       if (report && report.n > 0 && report.errors > 0)
@@ -164,7 +166,8 @@ export class Box {
 export function machineSpecOf(spec: BoxSpec, files: BoxFiles, options: BoxOptions = {}): MachineSpec {
   const xen = [
     'com1=115200,8n1 console=com1',
-    `dom0_mem=${DOM0.memoryMiB}M,max:${DOM0.memoryMiB}M dom0_max_vcpus=${Math.min(DOM0.vcpus, spec.cpus)}`,
+    `dom0_mem=${spec.dom0.memoryMiB}M,max:${spec.dom0.memoryMiB}M`,
+    `dom0_max_vcpus=${Math.min(spec.dom0.vcpus, spec.cpus)}`,
     ...(spec.pinning === 'one-cpu-each' ? ['dom0_vcpus_pin'] : []),
     // Scrubbing would touch, and so allocate, every page of the box.
     'bootscrub=0 noreboot loglvl=all guest_loglvl=warning',
@@ -276,9 +279,13 @@ async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T
 }
 
 /** One folder for each choice of a user: a snapshot that does not fit any more is replaced, not kept beside the new one. */
-function snapshotFolder(spec: BoxSpec, files: BoxFiles, cache: string): string {
-  const { name, cpus, memoryMiB, accel } = spec;
-  return join(cache, 'snapshots', `${name}-${cpus}cpu-${memoryMiB}M-${accel}-xen${files.xenVersion}`);
+export function snapshotFolder(spec: BoxSpec, files: Pick<BoxFiles, 'xenVersion'>, cache: string): string {
+  const { name, cpus, memoryMiB, accel, dom0, guests, newVm, pinning } = spec;
+  const vms = createHash('sha256')
+    .update(JSON.stringify([dom0, guests, newVm, pinning]))
+    .digest('hex')
+    .slice(0, 8);
+  return join(cache, 'snapshots', `${name}-${cpus}cpu-${memoryMiB}M-${accel}-${vms}-xen${files.xenVersion}`);
 }
 
 function framesOf(extra: Readonly<Record<string, unknown>>): number[] {

@@ -1,5 +1,5 @@
 /**
- * Who is alive: the reports that each VM writes into a page of its own memory (`guest/work.sh`, `unikernel/program.ts`), read
+ * Who is alive: the reports that each VM writes into a page of its own memory (`guest/report.sh`, `unikernel/program.ts`), read
  * from outside.
  *
  * Neither Xen nor dom0 has a part in it, so it tells the truth however broken they are. A report page is found once, by a scan of
@@ -26,7 +26,7 @@ export interface VmReport {
   readonly errors: number;
   /** Name of the last check that failed, or "-". */
   readonly note: string;
-  /** Which chain `digest` belongs to: that of `guest/work.sh`, or the unikernel's. */
+  /** Which chain `digest` belongs to: that of `guest/report.sh`, or the unikernel's. */
   readonly work: 'files' | 'mix';
 }
 

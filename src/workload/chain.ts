@@ -1,6 +1,6 @@
 /**
  * The checksum chain of a VM's work, computed by ourselves. Digest 0 is the sha256 of "seed NAME\n". What follows is, for
- * `guest/work.sh`, the sha256 of "DIGEST(n-1) n\nBLOCK\n", and for the unikernel the function in its `mix.ts`.
+ * `guest/report.sh`, the sha256 of "DIGEST(n-1) n\nBLOCK\n", and for the unikernel the function in its `mix.ts`.
  */
 import { createHash } from 'node:crypto';
 import type { VmReport } from '../testbed/reports.js';
