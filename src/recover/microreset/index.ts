@@ -8,10 +8,12 @@ import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
+import { cpuInfo } from './cpu-info.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
+import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
@@ -28,6 +30,8 @@ import { vmExits } from './vm-exits.js';
 export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
+    lostStacks,
+    cpuInfo,
     completeFrames,
     bounceFrames,
     batchProgress,
