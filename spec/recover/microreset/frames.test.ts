@@ -7,6 +7,7 @@ import { inServiceVectors } from '../../../src/recover/microreset/in-service.js'
 import { pageFrames } from '../../../src/recover/microreset/page-frames.js';
 import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
+import { readEntryFacts } from '../../../src/xen/entry.js';
 import { pageInfo } from '../../../src/xen/frames.js';
 import type { Xen } from '../../../src/xen/xen.js';
 import { FakeXen, GUEST_KERNEL, GUEST_PROCESS } from '../../support/fake-xen.js';
@@ -90,6 +91,39 @@ describe('complete-frames', () => {
     fake.enterXen(1, fake.symbol('svm_asm_do_resume') + 6n, 0);
     const { after } = planWith(fake, completeFrames);
     expect(after.object('vmcb_struct', vmcb).u64('exitcode')).toBe(0x400n);
+  });
+});
+
+describe('complete-frames, for an HVM vCPU whose exit handler failed,', () => {
+  let vmcb: bigint;
+  const HLT = 0x78;
+  beforeEach(() => {
+    vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
+    for (const [field, value] of Object.entries({ rip: 0x7000, rsp: 0x9000, rax: 1 })) {
+      fake.set('vmcb_struct', vmcb, field, value);
+    }
+    fake.set('vmcb_struct', vmcb, 'exitcode', HLT);
+    fake.trap(1, 0x400, { rip: 0n, rsp: fake.frame(1) - 0x40n });
+    fake.setSlot(1, readEntryFacts(fake.xen()).svm!.handlerReturn);
+  });
+  const afterwards = (frame: Readonly<Record<string, number>>) => {
+    fake.setFrame(1, frame);
+    const { after, plan } = planWith(fake, completeFrames);
+    return [frameOf(after, 1).u64('rip'), plan.cpus[1]!.action.includes('goes through STGI')];
+  };
+
+  it('takes the guest’s position from the VMCB when the frame still has that of the entry', () => {
+    expect(afterwards({ rip: 0x5000, rsp: 0x9000, rax: 1 })).toEqual([0x7000n, true]);
+    expect(afterwards({ rip: 0x7000, rsp: 0x8000, rax: 1 })).toEqual([0x7000n, true]);
+  });
+
+  it('keeps a position that was advanced by one instruction', () => {
+    expect(afterwards({ rip: 0x7001, rsp: 0x9000, rax: 5 })).toEqual([0x7001n, false]);
+  });
+
+  it('knows that no interrupt advances the guest', () => {
+    fake.set('vmcb_struct', vmcb, 'exitcode', 0x60);
+    expect(afterwards({ rip: 0x7001, rsp: 0x9000, rax: 1 })).toEqual([0x7000n, true]);
   });
 });
 
