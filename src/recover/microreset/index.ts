@@ -7,9 +7,9 @@ import type { Mechanism } from '../mechanism.js';
 import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
-import { contextSwitch } from './context-switch.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
+import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -40,8 +40,8 @@ export const microreset: Mechanism = {
     pageFrames,
     pageTables,
     rendezvous,
-    contextSwitch,
     fpuState,
+    guestAreas,
     scheduling,
     timers,
     tasklets,
