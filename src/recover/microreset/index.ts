@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
+import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
@@ -31,6 +32,7 @@ export const microreset: Mechanism = {
     completeFrames,
     bounceFrames,
     batchProgress,
+    grantProgress,
     retryHypercalls,
     vmExits,
     perCpuState,
