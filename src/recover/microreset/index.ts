@@ -7,6 +7,7 @@ import type { Mechanism } from '../mechanism.js';
 import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
+import { contextSwitch } from './context-switch.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
@@ -23,12 +24,14 @@ import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
 import { tasklets } from './tasklets.js';
+import { text } from './text.js';
 import { timers } from './timers.js';
 import { vmExits } from './vm-exits.js';
 
 export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
+    text,
     completeFrames,
     bounceFrames,
     batchProgress,
@@ -42,6 +45,7 @@ export const microreset: Mechanism = {
     pageFrames,
     pageTables,
     rendezvous,
+    contextSwitch,
     fpuState,
     guestAreas,
     scheduling,
