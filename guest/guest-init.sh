@@ -10,10 +10,12 @@ for word in $(cat /proc/cmdline); do
   case $word in
     ninelives.name=*) name=${word#*=} ;;
     ninelives.kind=*) kind=${word#*=} ;;
+    ninelives.work=*) work=${word#*=} ;;
   esac
 done
 . /etc/ninelives/box.conf
-echo "ninelives: $name ($kind) is up"
-sh /etc/ninelives/work.sh "$name" "$kind" "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256"
+echo "ninelives: $name ($kind, $work) is up"
+for module in $MODULES; do insmod /lib/modules/$module.ko || echo "ninelives: $name ERROR module $module"; done
+sh /etc/ninelives/work-$work.sh "$name" "$kind" "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256"
 echo "ninelives: $name ERROR its work ended with status $?"
 while :; do sleep 3600; done

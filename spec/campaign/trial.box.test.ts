@@ -12,7 +12,7 @@ import { silent } from '../../src/common/progress.js';
 import { Random } from '../../src/common/random.js';
 import { Guard, type GuardEvent } from '../../src/guard/guard.js';
 import { findTarget, type Target } from '../../src/guard/target.js';
-import { injectFailstop } from '../../src/inject/failstop.js';
+import { injectOnce, planInjection, type TriggerSpec } from '../../src/inject/index.js';
 import { loadCapsule } from '../../src/recover/capsule.js';
 import { makePlan } from '../../src/recover/mechanism.js';
 import { microreset } from '../../src/recover/microreset/index.js';
@@ -29,6 +29,7 @@ import { readEntryFacts } from '../../src/xen/entry.js';
 const SEED = 500;
 /** Failures in the trial test, of which one may be lost: a microreset that fails now and then is no broken test. */
 const RUNS = 3;
+const TRIGGER: TriggerSpec = { type: 'timer', delayMs: [50, 600], instructions: [0, 60], limitMs: 20_000 };
 /** A slow or busy host needs most of it. */
 const REVIVAL_MS = 30_000;
 const RFLAGS_INTERRUPTS_OFF = 2;
@@ -125,10 +126,10 @@ describe('a trial', () => {
     for (let run = 1; run <= RUNS; run++) {
       if (run > 1) await box.restore();
       const trial = await runTrial(box, target, {
-        random: Random.forPart(SEED, run),
+        planned: planInjection(Random.forPart(SEED, run), { type: 'failstop' }, TRIGGER),
         oracle: new ChainOracle(),
         signal: new AbortController().signal,
-        capsuleDir: mkdtempSync(join(dir, 'trial-')),
+        evidenceDir: mkdtempSync(join(dir, 'trial-')),
       });
       const [recovery] = trial.recoveries;
       expect(trial.failures[0]).toMatchObject({ kind: expect.stringMatching(/trap|bug|double/) as string });
@@ -187,7 +188,7 @@ describe('a guard', () => {
         if (kind === 'failure') process.kill(pid, 'SIGKILL');
       },
     });
-    await injectFailstop(target, new Random(SEED));
+    await injectOnce(target, new Random(SEED), { signal: new AbortController().signal });
     await expect(guard.nextRecovery(10_000)).rejects.toMatchObject({ code: 'NL_QEMU_EXITED' });
     await box.stop();
     expect(existsSync(runtimeDir)).toBe(false);

@@ -109,3 +109,33 @@ describe('colours', () => {
     expect(colorMode(pipe, { FORCE_COLOR: '1', NO_COLOR: '1' })).toBe('plain');
   });
 });
+
+describe('a block of lines', () => {
+  it('is redrawn in its place, below every line that is printed', () => {
+    const output = outputOf(true);
+    using terminal = openTerminal(output, { colors: 'plain' });
+    terminal.block(['one', 'two']);
+    expect(output.text).toBe('one\ntwo\n');
+    output.text = '';
+    terminal.block(['three']);
+    expect(output.text).toBe('\r\x1b[2A\x1b[0Jthree\n');
+    output.text = '';
+    terminal.line('a line');
+    expect(output.text).toBe('\r\x1b[1A\x1b[0Ja line\nthree\n');
+    output.text = '';
+    terminal.block([]);
+    expect(output.text).toBe('\r\x1b[1A\x1b[0J');
+  });
+
+  it('is cut where the terminal would break it', () => {
+    const output = outputOf(true, 10);
+    openTerminal(output, { colors: 'plain' }).block(['123456789012']);
+    expect(output.text).toBe('12345678…\n');
+  });
+
+  it('is nothing elsewhere', () => {
+    const output = outputOf(false);
+    openTerminal(output, { colors: 'plain' }).block(['one']);
+    expect(output.text).toBe('');
+  });
+});

@@ -1,6 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { clopperPearson, incompleteBeta, quantile, summarize } from '../../src/common/statistics.js';
+import {
+  clopperPearson,
+  differenceOfShares,
+  fisherExact,
+  incompleteBeta,
+  quantile,
+  summarize,
+  wilson,
+} from '../../src/common/statistics.js';
 
 describe('clopperPearson', () => {
   // Values as R's binom.test and published tables give them.
@@ -99,5 +107,69 @@ describe('quantile', () => {
       p99: 99,
       max: 100,
     });
+  });
+});
+
+const of = (successes: number, trials: number) => ({ successes, trials });
+
+describe('differenceOfShares', () => {
+  // Newcombe, Statistics in Medicine 17 (1998), table II, method 10.
+  it.each([
+    [56, 70, 48, 80, 0.0524, 0.3339],
+    [9, 10, 3, 10, 0.1705, 0.809],
+    [6, 7, 2, 7, 0.0582, 0.8062],
+    [5, 56, 0, 29, -0.0381, 0.1926],
+    [0, 10, 0, 20, -0.1611, 0.2775],
+    [0, 10, 0, 10, -0.2775, 0.2775],
+    [10, 10, 0, 20, 0.6791, 1],
+    [10, 10, 0, 10, 0.6075, 1],
+  ])('gives %i/%i - %i/%i the published interval', (a, m, b, n, low, high) => {
+    const found = differenceOfShares(of(a, m), of(b, n));
+    expect(found.difference).toBeCloseTo(a / m - b / n, 12);
+    expect(found.low).toBeCloseTo(low, 4);
+    expect(found.high).toBeCloseTo(high, 4);
+  });
+
+  it('is the same the other way round, with the other sign', () => {
+    const [one, other] = [differenceOfShares(of(9, 40), of(30, 50)), differenceOfShares(of(30, 50), of(9, 40))];
+    expect([-other.high, -other.low]).toEqual([one.low, one.high]);
+  });
+});
+
+describe('wilson', () => {
+  // Newcombe, Statistics in Medicine 17 (1998), page 857, table I, method 3.
+  it.each([
+    [81, 263, 0.2553, 0.3662],
+    [15, 148, 0.0624, 0.1605],
+    [0, 20, 0, 0.1611],
+    [1, 29, 0.0061, 0.1718],
+  ])('gives %i of %i the published interval', (successes, trials, low, high) => {
+    expect(wilson(of(successes, trials)).low).toBeCloseTo(low, 4);
+    expect(wilson(of(successes, trials)).high).toBeCloseTo(high, 4);
+  });
+});
+
+describe('fisherExact', () => {
+  // Fisher's tea taster; the convictions of twins (R's manual of fisher.test); nothing at all; a clear case.
+  it.each([
+    [3, 4, 1, 4, 0.485714],
+    [2, 17, 10, 13, 0.0005367],
+    [5, 10, 5, 10, 1],
+    [0, 10, 10, 10, 0.0000108],
+  ])('gives %i/%i against %i/%i the published p-value', (a, m, b, n, p) => {
+    expect(fisherExact(of(a, m), of(b, n))).toBeCloseTo(p, 6);
+  });
+
+  it('is a probability, the same both ways, and 1 where there is no difference', () => {
+    const counted = fc.integer({ min: 1, max: 300 }).chain((n) => fc.integer({ min: 0, max: n }).map((k) => of(k, n)));
+    fc.assert(
+      fc.property(counted, counted, (a, b) => {
+        const p = fisherExact(a, b);
+        expect(p).toBeGreaterThan(0);
+        expect(p).toBeLessThanOrEqual(1);
+        expect(fisherExact(b, a)).toBeCloseTo(p, 9);
+        expect(fisherExact(a, a)).toBeCloseTo(1, 9);
+      }),
+    );
   });
 });

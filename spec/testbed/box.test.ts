@@ -1,8 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { machineSpecOf } from '../../src/testbed/box.js';
-import { type BoxFiles, guestConfig } from '../../src/testbed/images.js';
+import { machineSpecOf, snapshotFolder } from '../../src/testbed/box.js';
+import type { BoxFiles } from '../../src/testbed/images.js';
 import { cacheFolder, ownVersion } from '../../src/testbed/paths.js';
-import { type BoxSpec, checkBoxSpec, DEFAULT_BOX, DEFAULT_GUESTS } from '../../src/testbed/spec.js';
+import { SETUP_NAMES, setupSpec } from '../../src/testbed/setups.js';
+import { type BoxSpec, checkBoxSpec, DEFAULT_BOX, DEFAULT_GUESTS, type GuestSpec } from '../../src/testbed/spec.js';
+import { guestConfig, newVmConfig } from '../../src/testbed/vm-config.js';
 
 const FILES: BoxFiles = {
   xen: '/c/xen',
@@ -13,6 +15,8 @@ const FILES: BoxFiles = {
   hash: 'h',
   magic: 'NL',
 };
+
+const GUEST: GuestSpec = { name: 'app2', kind: 'pvh', memoryMiB: 96, vcpus: 1, work: 'files' };
 
 const refuses = (change: Partial<BoxSpec>): void =>
   expect(() => checkBoxSpec({ ...DEFAULT_BOX, ...change })).toThrow(expect.objectContaining({ code: 'NL_USAGE' }));
@@ -33,9 +37,49 @@ describe('the spec of a box', () => {
     refuses({ memoryMiB: 32768 });
     refuses({ name: '../x' });
     refuses({ guests: [] });
-    refuses({ guests: [{ name: 'dom0', kind: 'pv', memoryMiB: 128 }] });
+    refuses({ guests: [{ ...GUEST, name: 'dom0' }] });
     refuses({ guests: [DEFAULT_GUESTS[0]!, DEFAULT_GUESTS[0]!] });
-    refuses({ memoryMiB: 1024, guests: [{ name: 'big', kind: 'pv', memoryMiB: 1024 }] });
+    refuses({ memoryMiB: 1024, guests: [{ ...GUEST, memoryMiB: 1024 }] });
+    refuses({ guests: [{ ...GUEST, vcpus: 9 }] });
+    refuses({ dom0: { ...DEFAULT_BOX.dom0, vcpus: 0 } });
+    refuses({ dom0: { ...DEFAULT_BOX.dom0, memoryMiB: 128 } });
+  });
+
+  it('is refused when its vCPUs are to have a CPU each and there are too few', () => {
+    refuses({ pinning: 'one-cpu-each', cpus: 5 });
+    checkBoxSpec({ ...DEFAULT_BOX, pinning: 'one-cpu-each', cpus: 6 });
+  });
+});
+
+describe('a setup', () => {
+  it('can be opened, with guests of either kind', () => {
+    for (const name of SETUP_NAMES)
+      for (const guests of ['pv', 'pvh', 'mixed'] as const) checkBoxSpec(setupSpec(name, { guests }));
+    expect(setupSpec('default')).toEqual(DEFAULT_BOX);
+    expect(setupSpec('3appvm').guests.map((guest) => guest.kind)).toEqual(['pv', 'pv']);
+    expect(setupSpec('1appvm-blkbench', { guests: 'pvh' }).guests[0]?.kind).toBe('pvh');
+  });
+
+  it('has its vCPUs on CPUs of their own, as published, or more of them than CPUs', () => {
+    expect(setupSpec('3appvm')).toMatchObject({
+      cpus: 8,
+      memoryMiB: 8192,
+      pinning: 'one-cpu-each',
+      dom0: { vcpus: 1 },
+    });
+    const crowded = setupSpec('crowded');
+    const vcpus = crowded.guests.reduce((sum, guest) => sum + guest.vcpus, crowded.dom0.vcpus);
+    expect(vcpus).toBeGreaterThan(2 * crowded.cpus);
+    expect(crowded.pinning).toBe('none');
+  });
+
+  it('has a snapshot of its own', () => {
+    const specs = SETUP_NAMES.flatMap((name) => [
+      setupSpec(name, { guests: 'pv' }),
+      setupSpec(name, { guests: 'pvh' }),
+      setupSpec(name, { guests: 'pvh', cpus: 5 }),
+    ]);
+    expect(new Set(specs.map((spec) => snapshotFolder(spec, FILES, '/c'))).size).toBe(specs.length);
   });
 });
 
@@ -62,12 +106,33 @@ describe("QEMU's command line", () => {
   });
 });
 
-it("writes a guest's configuration", () => {
-  const text = guestConfig({ name: 'app2', kind: 'pvh', memoryMiB: 96 }, 3);
-  expect(text).toContain('name="app2"\ntype="pvh"\n');
-  expect(text).toContain('memory=96\n');
-  expect(text).toContain('cpus="3"\n');
-  expect(text).toContain('ninelives.kind=pvh"\n');
+describe("a guest's configuration", () => {
+  const spec: BoxSpec = {
+    ...DEFAULT_BOX,
+    guests: [{ ...GUEST, name: 'app1', vcpus: 2, work: 'blkbench' }, GUEST],
+    newVm: 'blkbench',
+    cpus: 8,
+  };
+
+  it('says what the guest is and does', () => {
+    const text = guestConfig(GUEST, spec);
+    expect(text).toContain('name="app2"\ntype="pvh"\nmemory=96\nvcpus=1\n');
+    expect(text).toContain('ninelives.kind=pvh ninelives.work=files"\n');
+    expect(text).not.toMatch(/^(cpus|disk)=/m);
+  });
+
+  it('gives each VM with a disk one of its own', () => {
+    expect(guestConfig(spec.guests[0]!, spec)).toContain('disk=["phy:/dev/ram0,xvda,w"]\n');
+    expect(newVmConfig(spec)).toContain('disk=["phy:/dev/ram1,xvda,w"]\n');
+    expect(newVmConfig(DEFAULT_BOX)).not.toContain('disk=');
+  });
+
+  it("pins each vCPU to one CPU, behind dom0's", () => {
+    const pinned: BoxSpec = { ...spec, pinning: 'one-cpu-each' };
+    expect(guestConfig(spec.guests[0]!, pinned)).toContain('vcpus=2\ncpus=["2", "3"]\n');
+    expect(guestConfig(GUEST, pinned)).toContain('cpus=["4"]\n');
+    expect(newVmConfig(pinned)).toContain('cpus=["5"]\n');
+  });
 });
 
 it('knows the cache folder and its own version', () => {

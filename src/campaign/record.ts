@@ -72,6 +72,8 @@ export type RecoveryEnd = (typeof RECOVERY_ENDS)[number];
 export const runRecordSchema = z.object({
   /** Number of the run in its campaign, from 0. */
   run: z.number().int().min(0),
+  /** Of a campaign with variants only: which of them, from 0. The same run of all variants has the same plan. */
+  variant: z.number().int().min(0).optional(),
   /** ISO 8601. */
   startedAt: z.string(),
   tookMs: z.number(),

@@ -2,53 +2,68 @@
  * One trial: break the hypervisor of a running box, let the guard recover it, and find out what became of the VMs and
  * whether a new one can be created. What the target does is the result; only what goes wrong on our side is thrown.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
-import { isNinelivesError } from '../common/errors.js';
-import type { Random } from '../common/random.js';
-import type { Failure } from '../detect/failure.js';
-import { Guard, type GuardEvent } from '../guard/guard.js';
+import { Guard } from '../guard/guard.js';
 import type { Target } from '../guard/target.js';
-import { DEFAULT_FAILSTOP, type FailstopOptions, type InjectionPoint, injectFailstop } from '../inject/failstop.js';
-import type { Recovery } from '../recover/outcome.js';
+import { type InjectionPoint, inject, type Planned } from '../inject/index.js';
+import type { Mechanism } from '../recover/mechanism.js';
+import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
+import type { OutsideHost } from '../testbed/outside-host.js';
 import type { ChainOracle } from '../workload/chain.js';
-import { allWell, type BoxVerdict, judge, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
-import { keepEvidence } from './evidence.js';
+import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
+import { type Classified, classify } from './classify.js';
+import { consoleMark, keepEvidence } from './evidence.js';
+import { DEFAULT_LIMITS, type ObserveLimits, Observer } from './observe.js';
+import { OutsideWatch } from './outside.js';
+import { Sightings } from './sightings.js';
+import { Stopwatch } from './stopwatch.js';
 
 export interface TrialOptions {
-  readonly random: Random;
+  /** What is broken, and when. Absent: nothing, a golden run. */
+  readonly planned?: Planned;
   readonly oracle: ChainOracle;
   readonly signal: AbortSignal;
-  readonly failstop?: FailstopOptions;
-  /** Folder in which a capsule of each failure is kept. */
-  readonly capsuleDir?: string;
+  readonly limits?: ObserveLimits;
+  readonly mechanism?: Mechanism;
+  /** Steps of the mechanism that are left out. */
+  readonly without?: ReadonlySet<string>;
+  readonly commitUnchecked?: boolean;
+  /** Whether this process has made recoveries before, so that the guard need not rehearse. */
+  readonly warm?: boolean;
+  /** Folder in which a capsule of each failure, and what is known of a trial that did not go well, are kept. */
+  readonly evidenceDir?: string;
+  /** Text kept in capsules. */
+  readonly note?: string;
   /** Called as the trial goes on, with a short phrase. */
   readonly told?: (text: string) => void;
 }
 
-export interface Trial {
-  readonly point: InjectionPoint;
-  /** Host-monotonic milliseconds at which the broken CPU ran on. */
+export interface Trial extends Classified {
+  /** Where the fault hit; absent when none was made. */
+  readonly point?: InjectionPoint;
+  /** What the fault did, one line. */
+  readonly what?: string;
+  /** Host-monotonic milliseconds at which the broken machine ran on. */
   readonly brokenAtMs: number;
-  /** Each failure that was seen, in order; the first is the injected one. */
-  readonly failures: readonly Failure[];
-  readonly recoveries: readonly Recovery[];
+  readonly failures: Sightings['failures'];
+  readonly recoveries: Sightings['recoveries'];
+  /** From the moment at which the broken machine ran on to its stop. */
+  readonly detectionMs?: number;
   /**
-   * From the moment at which the broken CPU ran on to the resumption of the machine, by the host's clock: a guest on a CPU
-   * that was left alone executes its next instruction then. Absent where the machine was not resumed.
+   * From the moment at which the broken machine ran on to its resumption, by the host's clock: a guest on a CPU that was left
+   * alone executes its next instruction then. Absent where the machine was not resumed.
    */
   readonly outageMs?: number;
+  /** The longest time without an answer that a sender outside the box saw around the failure; NetBench setups only. */
+  readonly outsideOutageMs?: number;
   readonly verdict: BoxVerdict;
   readonly newVm?: NewVm;
-  /** Why a VM is affected or the trial no success; absent when all is well. */
-  readonly cause?: string;
+  /** Where the time went, in milliseconds by phase. */
+  readonly spentMs: Readonly<Record<string, number>>;
 }
 
-/** A failure that is not seen within this time will not be seen, in milliseconds. */
-const DETECTION_LIMIT_MS = 10_000;
-/** VMs that do not work again after this long are lost, in milliseconds. A slow host needs most of it. */
-const REVIVAL_LIMIT_MS = 20_000;
-const POLL_MS = 150;
+/** Rehearsals of a guard in a process that has recovered before: they fill the caches for this machine, and that is all. */
+const WARM_REHEARSALS = 1;
 
 /**
  * @param box running, all VMs at work
@@ -56,145 +71,101 @@ const POLL_MS = 150;
  * @throws what attaching, injecting and reading throw; NL_INTERRUPTED when `signal` is aborted
  */
 export async function runTrial(box: Box, target: Target, options: TrialOptions): Promise<Trial> {
-  const { signal, random, capsuleDir, told = () => {} } = options;
+  const { signal, planned, evidenceDir, told = () => {}, limits = DEFAULT_LIMITS } = options;
   signal.throwIfAborted();
-  const seen = new Seen();
+  const watch = new Stopwatch();
+  const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
+  const seen = new Sightings(sample);
+  const outside = new OutsideWatch((box as Box & { readonly outside?: OutsideHost | undefined }).outside);
+  outside.held(true);
+  let repair: (() => Promise<void>) | undefined;
+  const mark = consoleMark(box);
   await box.machine.freeze();
   const guard = await Guard.attach(target, {
     onEvent: (event) => seen.note(event),
-    ...(capsuleDir === undefined ? {} : { capsuleDir }),
+    beforeRecovery: async () => {
+      await repair?.();
+      repair = undefined;
+    },
+    ...(options.warm === true ? { rehearsals: WARM_REHEARSALS } : {}),
+    ...(options.mechanism === undefined ? {} : { mechanism: options.mechanism }),
+    ...(options.without === undefined ? {} : { without: options.without }),
+    ...(options.commitUnchecked === undefined ? {} : { commitUnchecked: options.commitUnchecked }),
+    ...(evidenceDir === undefined ? {} : { capsuleDir: evidenceDir, capsuleNote: () => options.note ?? '' }),
   });
   await guard.warm;
-  told('breaking the hypervisor');
-  const point = await injectFailstop(target, random, options.failstop ?? DEFAULT_FAILSTOP);
-  signal.throwIfAborted();
-  const before = sampleOf(box);
+  watch.lap('attach');
+
+  let injection: Awaited<ReturnType<typeof inject>> | undefined;
+  if (planned !== undefined) {
+    told('breaking the hypervisor');
+    injection = await inject(target, planned, { signal, held: (held) => outside.held(held) });
+    signal.throwIfAborted();
+    if (injection.kind === 'injected') repair = injection.applied.repair;
+    watch.lap('trigger');
+  }
+
+  const before = sample();
   const brokenAtMs = performance.now();
-  const first = await untilGone(guard.nextRecovery(DETECTION_LIMIT_MS), seen);
-  const resumedAtMs = performance.now();
-  const resumed = sampleOf(box);
-  if (first?.result !== 'resumed') {
-    return trialOf({ point, brokenAtMs, seen, vms: judge(before, resumed, [], judging(box, options)) });
+  seen.brokenAt(brokenAtMs);
+  const wanted = injection?.kind === 'not-reached' ? 'nothing' : planned === undefined ? 'golden' : 'recovery';
+  const observer = new Observer({
+    box,
+    seen,
+    outside,
+    before,
+    sample,
+    limits,
+    oracle: options.oracle,
+    signal,
+    told,
+    wanted,
+  });
+  if (wanted !== 'nothing') told(planned === undefined ? 'watching' : 'waiting for the failure');
+  const { vms, newVm, outsideOutageMs } = await observer.watch(guard);
+  watch.add(observer.spentMs);
+  watch.lap(undefined);
+
+  const classified = classify({
+    injection:
+      injection === undefined ? 'golden' : injection.kind === 'injected' ? 'injected' : { notReached: injection.why },
+    failures: seen.failures.map((failure) => failure.summary),
+    resumed: seen.resumedCount,
+    lost: seen.lost,
+    vms,
+    newVm,
+  });
+  if (classified.cause !== undefined && classified.outcome !== 'not-reached' && evidenceDir !== undefined) {
+    const works = seen.lost === undefined && vms.some((vm) => vm.kind === 'dom0' && vm.alive);
+    await keepEvidence(evidenceDir, box, target, {
+      mark,
+      dom0: works ? 'works' : 'lost',
+      mechanism: options.mechanism ?? microreset,
+      cause: classified.cause,
+    });
   }
-  told('looking at who is alive');
-  const watching = untilGone(guard.run(), seen);
-  try {
-    const { vms, newVm } = await observe(box, before, resumed, seen, options);
-    guard.stop();
-    await watching;
-    const trial = trialOf({ point, brokenAtMs, seen, vms, newVm, outageMs: resumedAtMs - brokenAtMs });
-    if (trial.cause !== undefined && capsuleDir !== undefined) await keepEvidence(capsuleDir, box, target);
-    return trial;
-  } finally {
-    guard.stop();
-    await watching;
-  }
-}
-
-/** What the guard told of. */
-class Seen {
-  readonly failures: Failure[] = [];
-  readonly recoveries: Recovery[] = [];
-  /** Why the machine does not go on. */
-  end: string | undefined;
-
-  note(event: GuardEvent): void {
-    if (event.kind === 'failure') this.failures.push(event.failure);
-    if (event.kind === 'recovered') this.recoveries.push(event.recovery);
-    if (event.kind === 'not-recovered') {
-      if (event.recovery !== undefined) this.recoveries.push(event.recovery);
-      this.end = event.why;
-    }
-  }
-}
-
-/** A machine that stopped for good is a result and was told as one; the error that follows says nothing new. */
-async function untilGone<T>(work: Promise<T>, seen: Seen): Promise<T | undefined> {
-  try {
-    return await work;
-  } catch (error) {
-    if (seen.end !== undefined && isNinelivesError(error, 'NL_QEMU_EXITED')) return undefined;
-    throw error;
-  }
-}
-
-const sampleOf = (box: Box): Sample => ({ atMs: performance.now(), vms: box.vms() });
-
-const judging = (box: Box, { oracle }: TrialOptions): Parameters<typeof judge>[3] => ({
-  expected: [{ name: 'dom0', kind: 'dom0' }, ...box.spec.guests.map(({ name, kind }) => ({ name, kind }))],
-  oracle,
-});
-
-async function observe(
-  box: Box,
-  before: Sample,
-  resumed: Sample,
-  seen: Seen,
-  options: TrialOptions,
-): Promise<{ vms: VmVerdict[]; newVm: NewVm }> {
-  const { signal, told = () => {} } = options;
-  const after: Sample[] = [];
-  const look = (): VmVerdict[] => {
-    after.push(sampleOf(box));
-    return judge(before, resumed, after, judging(box, options));
-  };
-  // dom0 creates the new VM as soon as it is seen to work; the others are watched meanwhile.
-  let creation: Promise<NewVm> | undefined;
-  const end = performance.now() + REVIVAL_LIMIT_MS;
-  let vms: VmVerdict[];
-  for (;;) {
-    vms = look();
-    if (creation === undefined && vms.some((vm) => vm.kind === 'dom0' && vm.alive)) {
-      told('creating a new VM');
-      creation = box.createVm();
-    }
-    if (allWell(vms) || performance.now() > end || seen.end !== undefined) break;
-    await sleep(POLL_MS, undefined, { signal });
-  }
-  if (seen.end !== undefined || creation === undefined) {
-    await creation?.catch(() => undefined);
-    return { vms, newVm: { kind: 'failed', name: 'new VM', reason: 'dom0 is not there to create it' } };
-  }
-  const newVm = await creation;
-  signal.throwIfAborted();
-  // The creation is work for the hypervisor, and a hypervisor that is broken in a quiet corner may fail only now.
-  return { vms: look(), newVm };
-}
-
-interface Facts {
-  readonly point: InjectionPoint;
-  readonly brokenAtMs: number;
-  readonly seen: Seen;
-  readonly vms: readonly VmVerdict[];
-  readonly newVm?: NewVm;
-  readonly outageMs?: number;
-}
-
-function trialOf({ point, brokenAtMs, seen, vms, newVm, outageMs }: Facts): Trial {
-  const verdict = summarize(vms, newVm?.kind === 'created');
-  const cause = causeOf(seen, verdict, newVm);
+  watch.lap('evidence');
   return {
-    point,
+    ...classified,
+    ...(injection?.kind === 'injected' ? { point: injection.point, what: injection.applied.what } : {}),
     brokenAtMs,
     failures: seen.failures,
     recoveries: seen.recoveries,
-    verdict,
-    ...(outageMs === undefined ? {} : { outageMs }),
+    ...timesOf(seen, brokenAtMs),
+    verdict: verdictOf(vms, newVm),
     ...(newVm === undefined ? {} : { newVm }),
-    ...(cause === undefined ? {} : { cause }),
+    ...(outsideOutageMs === undefined ? {} : { outsideOutageMs }),
+    spentMs: watch.spentMs,
   };
 }
 
-function causeOf(seen: Seen, { vms, success, noVmf }: BoxVerdict, newVm: NewVm | undefined): string | undefined {
-  if (success && noVmf) return undefined;
-  if (seen.failures.length === 0) return 'the failure was not detected';
-  const parts: string[] = [];
-  if (seen.end !== undefined) parts.push(seen.end);
-  const [, second] = seen.failures;
-  if (second !== undefined) parts.push(`failed again after the recovery: ${second.summary}`);
-  if (seen.end === undefined) {
-    for (const vm of vms) if (vm.reason !== undefined) parts.push(`${vm.name}: ${vm.reason}`);
-    if (newVm?.kind === 'failed') parts.push(`no new VM: ${newVm.reason}`);
-  }
-  return parts.length === 0 ? 'unknown' : parts.join('; ');
+const verdictOf = (vms: readonly VmVerdict[], newVm: NewVm | undefined): BoxVerdict =>
+  summarize(vms, newVm?.kind === 'created');
+
+function timesOf({ failures, recoveries }: Sightings, brokenAtMs: number): Pick<Trial, 'detectionMs' | 'outageMs'> {
+  const [failure] = failures;
+  const [recovery] = recoveries;
+  if (failure === undefined) return {};
+  const detectionMs = failure.detectedAtMs - brokenAtMs;
+  return recovery?.result === 'resumed' ? { detectionMs, outageMs: detectionMs + recovery.latencyMs } : { detectionMs };
 }

@@ -23,7 +23,7 @@ export interface Context {
 export interface Command {
   /** One word, or two: `demo`, `profile make`. */
   readonly name: string;
-  /** Placeholders of what follows the name: `<capsule>` must be there, `[box]` may. */
+  /** Placeholders of what follows the name: `<capsule>` must be there, `[box]` may; `...` at the end: any number more. */
   readonly positional: readonly string[];
   readonly summary: string;
   readonly options: readonly OptionSpec[];

@@ -9,9 +9,15 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { isNinelivesError, NinelivesError } from '../common/errors.js';
-import type { InjectionPoint } from '../inject/failstop.js';
+import { type InjectionPoint, type Planned, plannedSchema } from '../inject/index.js';
 
-const requestSchema = z.object({ seed: z.int().min(0) });
+/** What an injection did: where it hit, and what the fault changed. */
+export interface Done {
+  readonly point: InjectionPoint;
+  readonly what: string;
+}
+
+const requestSchema = z.object({ planned: plannedSchema });
 const answerSchema = z.union([
   z.object({
     point: z.object({
@@ -22,6 +28,7 @@ const answerSchema = z.union([
       backtrace: z.array(z.string()),
       steps: z.int(),
     }),
+    what: z.string(),
   }),
   z.object({ error: z.string() }),
 ]);
@@ -41,7 +48,7 @@ export function guardSocketPath(qmpPath: string): string {
 /** Listens until it is disposed. One request at a time; `inject` says what came of it. */
 export async function listenForInjections(
   qmpPath: string,
-  inject: (seed: number) => Promise<InjectionPoint>,
+  inject: (planned: Planned) => Promise<Done>,
 ): Promise<Disposable> {
   const path = guardSocketPath(qmpPath);
   rmSync(path, { force: true });
@@ -63,12 +70,11 @@ export async function listenForInjections(
   };
 }
 
-async function serve(socket: Socket, inject: (seed: number) => Promise<InjectionPoint>): Promise<void> {
-  const { seed } = requestSchema.parse(JSON.parse(await readLine(socket)));
-  const answer = await inject(seed).then(
-    (point) => ({ point }),
-    (error: unknown) => ({ error: error instanceof Error ? error.message : String(error) }),
-  );
+async function serve(socket: Socket, inject: (planned: Planned) => Promise<Done>): Promise<void> {
+  const { planned } = requestSchema.parse(JSON.parse(await readLine(socket)));
+  const answer = await inject(planned).catch((error: unknown) => ({
+    error: error instanceof Error ? error.message : String(error),
+  }));
   socket.end(`${JSON.stringify(answer)}\n`);
 }
 
@@ -76,15 +82,15 @@ async function serve(socket: Socket, inject: (seed: number) => Promise<Injection
  * Asks the guard of a box to inject; `undefined` when there is none.
  * @throws NL_STUB_BUSY when the guard cannot do it now
  */
-export async function askGuard(qmpPath: string, seed: number): Promise<InjectionPoint | undefined> {
+export async function askGuard(qmpPath: string, planned: Planned): Promise<Done | undefined> {
   const socket = await connectTo(guardSocketPath(qmpPath));
   if (socket === undefined) return undefined;
   try {
-    socket.write(`${JSON.stringify({ seed })}\n`);
+    socket.write(`${JSON.stringify({ planned })}\n`);
     const answer = answerSchema.parse(JSON.parse(await readLine(socket)));
     if ('error' in answer) throw busy(answer.error);
     const { hypercall, ...point } = answer.point;
-    return hypercall === undefined ? point : { ...point, hypercall };
+    return { point: hypercall === undefined ? point : { ...point, hypercall }, what: answer.what };
   } catch (error) {
     throw isNinelivesError(error) ? error : busy('it ended, or said something that cannot be read');
   } finally {

@@ -1,10 +1,11 @@
 /** The command line as a whole: which commands there are, how one is found and run, how its errors leave. */
 import { type CAC, type Command as CacCommand, cac } from 'cac';
 import { EXIT, type NinelivesError } from '../common/errors.js';
+import { nearest } from '../common/nearest.js';
 import { type ColorMode, paint } from '../report/style.js';
 import type { Command, Context } from './command.js';
 import { COMMANDS } from './commands/index.js';
-import { asNinelivesError, errorLines, errorObject, nearest, statusOf, usage } from './complain.js';
+import { asNinelivesError, errorLines, errorObject, statusOf, usage } from './complain.js';
 import type { OptionSpec, Typed } from './options.js';
 import { colorMode, type Output, openTerminal } from './terminal.js';
 
@@ -24,8 +25,9 @@ const GLOBAL_OPTIONS: readonly OptionSpec[] = [
   { name: 'version', summary: 'show the version' },
 ];
 
-/** Runs the command line `argv` (without node and script) and returns the exit status. Never throws. */
-export async function run(argv: readonly string[], world: World, commands = COMMANDS): Promise<number> {
+/** Runs the command line `given` (without node and script; `-o` is short for `--out`) and returns the exit status. Never throws. */
+export async function run(given: readonly string[], world: World, commands = COMMANDS): Promise<number> {
+  const argv = given.map((word) => (word === '-o' ? '--out' : word));
   const json = argv.includes('--json');
   const errorColors = paint(colorMode(world.stderr, world.environment));
   const complain = (error: NinelivesError): number => {
@@ -188,7 +190,8 @@ function checkPositional(positional: readonly string[], command: Command): void 
   const missing = command.positional.filter((name) => name.startsWith('<'))[positional.length];
   if (missing !== undefined) throw usage(`${missing} is missing`, `give it: ${usageOf(command)}`);
   const extra = positional[command.positional.length];
-  if (extra !== undefined) throw usage(`unexpected argument "${extra}"`, `leave it out: ${usageOf(command)}`);
+  if (extra !== undefined && command.positional.at(-1) !== '...')
+    throw usage(`unexpected argument "${extra}"`, `leave it out: ${usageOf(command)}`);
 }
 
 function unknownCommand(name: string, commands: readonly Command[]): NinelivesError {

@@ -3,7 +3,16 @@
  * ends; elsewhere plain lines, few enough for a log. All on stderr, so that results on stdout can be piped.
  */
 import type { Progress } from '../common/progress.js';
-import { type ColorMode, cut, duration, type Paint, padEnd, paint } from '../report/style.js';
+import {
+  type ColorMode,
+  cut,
+  duration,
+  type Paint,
+  padEnd,
+  paint,
+  stripColors,
+  visibleLength,
+} from '../report/style.js';
 
 /** What a terminal needs of a stream; `process.stderr` is one. */
 export interface Output {
@@ -28,6 +37,8 @@ const WORTH_TELLING_MS = 1000;
 export interface Terminal extends Progress, Disposable {
   /** Prints a line above the live line. */
   line(text: string): void;
+  /** Shows these lines below all others, in place of those it showed before; none takes them away. Elsewhere than on a terminal: nothing. */
+  block(lines: readonly string[]): void;
   /** Ends the current step, as done. */
   done(): void;
   /** Ends the current step, as not done. */
@@ -60,6 +71,7 @@ class LiveTerminal implements Terminal {
   private current: Step | undefined;
   private timer: NodeJS.Timeout | undefined;
   private frame = 0;
+  private shown: readonly string[] = [];
 
   constructor(
     private readonly output: Output,
@@ -81,8 +93,21 @@ class LiveTerminal implements Terminal {
   }
 
   line(text: string): void {
+    const { shown } = this;
+    this.block([]);
     this.output.write(`${this.current === undefined ? '' : '\r\x1b[2K'}${text}\n`);
     this.draw();
+    this.block(shown);
+  }
+
+  block(lines: readonly string[]): void {
+    if (lines.length > 0) this.done();
+    const room = (this.output.columns ?? 80) - 1;
+    const up = this.shown.length === 0 ? '' : `\r\x1b[${this.shown.length}A\x1b[0J`;
+    // A line that the terminal would break makes two, and the next block would begin too low.
+    const fitting = lines.map((line) => (visibleLength(line) <= room ? line : cut(stripColors(line), room)));
+    this.shown = lines;
+    if (up !== '' || lines.length > 0) this.output.write(up + fitting.map((line) => `${line}\n`).join(''));
   }
 
   done(): void {
@@ -146,6 +171,8 @@ class PlainTerminal implements Terminal {
   line(text: string): void {
     this.output.write(`${text}\n`);
   }
+
+  block(): void {}
 
   done(): void {
     this.end('done in');

@@ -7,17 +7,22 @@ import type { Story, VmVerdict } from '../report/story.js';
 import type { RunResult, Tally } from '../report/tally.js';
 import type { Box } from '../testbed/box.js';
 
+/** A trial in which something was broken. */
+export type InjectedTrial = Trial & Required<Pick<Trial, 'point'>>;
+
+export const isInjected = (trial: Trial): trial is InjectedTrial => trial.point !== undefined;
+
 type Setting = Pick<Box, 'spec' | 'files'>;
 
-export function storyOf({ spec, files }: Setting, trial: Trial, seed: number): Story {
-  const { point, brokenAtMs, outageMs, newVm, recoveries } = trial;
+export function storyOf({ spec, files }: Setting, trial: InjectedTrial, seed: number): Story {
+  const { point, what, brokenAtMs, outageMs, newVm, recoveries } = trial;
   const [recovery] = recoveries;
   return {
     setting: `Xen ${files.xenVersion}, ${spec.cpus} CPUs, ${spec.memoryMiB} MiB, seed ${seed}`,
     injection: {
       cpu: point.cpu,
       at: point.at,
-      what: `program counter set to 0, while it worked for ${point.vcpu}`,
+      what: `${what ?? 'broken'}, while it worked for ${point.vcpu}`,
       atMs: brokenAtMs,
     },
     ...(recovery === undefined ? {} : { recovery }),
@@ -36,13 +41,13 @@ export function storyOf({ spec, files }: Setting, trial: Trial, seed: number): S
   };
 }
 
-function summaryOf({ verdict, cause }: Trial): string {
+function summaryOf({ verdict, cause }: InjectedTrial): string {
   if (verdict.success && verdict.noVmf) return 'every VM is alive with its work intact, and a new VM was created';
   if (verdict.success) return `all but one AppVM are unaffected, and a new VM was created (${cause ?? 'unknown'})`;
   return cause ?? 'unknown';
 }
 
-export function runResult(trial: Trial, index: number): RunResult {
+export function runResult(trial: InjectedTrial, index: number): RunResult {
   const { verdict, point, cause, recoveries } = trial;
   const latencyMs = recoveries[0]?.latencyMs;
   return {
@@ -56,7 +61,7 @@ export function runResult(trial: Trial, index: number): RunResult {
 }
 
 /** The final object of `demo --json`; documented in docs/reference/cli.md. */
-export function demoObject({ spec, files }: Setting, trial: Trial, seed: number): object {
+export function demoObject({ spec, files }: Setting, trial: InjectedTrial, seed: number): object {
   const [failure] = trial.failures;
   const [recovery] = trial.recoveries;
   return {
@@ -94,7 +99,7 @@ export function demoObject({ spec, files }: Setting, trial: Trial, seed: number)
 }
 
 /** The final object of `demo --runs N --json`. */
-export function tallyObject(setting: Setting, trials: readonly Trial[], seed: number, tally: Tally): object {
+export function tallyObject(setting: Setting, trials: readonly InjectedTrial[], seed: number, tally: Tally): object {
   return {
     verdict: tally.success === tally.runs ? 'success' : 'failure',
     seed,

@@ -69,6 +69,16 @@ export const ERROR_CODES = {
   NL_NO_BOX: EXIT.usage,
   /** A box is already running under this name. */
   NL_BOX_RUNNING: EXIT.usage,
+  /** A campaign file, or a folder of a campaign, cannot be used. */
+  NL_CAMPAIGN_INVALID: EXIT.usage,
+  /** Another process writes to this campaign's folder. */
+  NL_CAMPAIGN_BUSY: EXIT.usage,
+  /** A campaign is not, or not any more, the one that was begun: other runs, other versions. */
+  NL_CAMPAIGN_DIFFERS: EXIT.mismatch,
+  /** A worker process of a campaign ended, or did not answer. */
+  NL_WORKER_LOST: EXIT.link,
+  /** A campaign ran to its end, and some of its runs have no result because we failed. */
+  NL_RUNS_LOST: EXIT.link,
   /** The user pressed Ctrl-C. */
   NL_INTERRUPTED: EXIT.interrupted,
   /** A defect in ninelives itself. */

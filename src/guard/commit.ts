@@ -7,11 +7,16 @@ import type { CpuRegisters } from '../x86/registers.js';
 import type { XenMemory } from '../xen/memory.js';
 
 /**
- * Memory edits are applied in order; register edits of a CPU are merged, the last one wins. Calls are not carried out
- * here: the step that places CPUs has turned them into frames on their stacks.
+ * Memory edits are applied in order. Calls are not carried out here: the step that places CPUs has turned them into frames on
+ * their stacks.
+ * @returns what is left to write, with the resumption: register edits, merged by CPU, the last one wins
  * @throws NL_STUB_LOST, NL_STUB_ERROR; the machine stays frozen then
  */
-export async function commit(machine: Machine, memory: XenMemory, plan: Plan): Promise<void> {
+export async function commit(
+  machine: Machine,
+  memory: XenMemory,
+  plan: Plan,
+): Promise<ReadonlyMap<number, Partial<CpuRegisters>>> {
   const registers = new Map<number, Partial<CpuRegisters>>();
   for (const edit of plan.edits) {
     switch (edit.kind) {
@@ -30,7 +35,7 @@ export async function commit(machine: Machine, memory: XenMemory, plan: Plan): P
         unreachable(edit);
     }
   }
-  await machine.writeAllRegisters(registers);
+  return registers;
 }
 
 function writeVirtual(machine: Machine, memory: XenMemory, address: bigint, bytes: Uint8Array): void {

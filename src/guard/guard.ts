@@ -8,15 +8,19 @@ import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
+import type { Machine } from '../machine/machine.js';
 import type { Stop } from '../machine/stop.js';
 import { RecordingView, saveCapsule } from '../recover/capsule.js';
-import { type Mechanism, makePlan } from '../recover/mechanism.js';
+import type { Mechanism } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
+import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
+import { Urgency } from './priority.js';
 import { recover } from './recover.js';
+import { isWarm, rehearse, rehearseThoroughly } from './rehearsal.js';
 import type { Target } from './target.js';
 
 export type GuardEvent =
@@ -38,6 +42,13 @@ export interface GuardOptions {
   /** Text kept in capsules. */
   readonly capsuleNote?: () => string;
   readonly onEvent?: (event: GuardEvent) => void;
+  /**
+   * Called with each failure on the frozen machine, before the recovery is planned. An injector takes back here what it changed
+   * in code; registers stay as they are. What it throws ends the guard.
+   */
+  readonly beforeRecovery?: (failure: Failure) => Promise<void>;
+  /** At most so many recoveries are rehearsed after attaching. Default: until the process is warm, which it stays. */
+  readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
 }
@@ -104,25 +115,33 @@ export class Guard {
   async nextRecovery(timeoutMs = Number.POSITIVE_INFINITY): Promise<Recovery | undefined> {
     const deadline = performance.now() + timeoutMs;
     const { machine } = this.#target;
-    if (machine.state === 'frozen') await machine.resume();
-    this.#watch.reset();
-    while (!this.#stopped) {
-      const left = deadline - performance.now();
-      if (left <= 0) return undefined;
-      const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
-      if (seen === undefined) continue;
-      const { failure } = seen;
-      this.#failures++;
-      this.#options.onEvent?.({ kind: 'failure', failure });
-      if (this.#isStorm(failure)) return undefined;
-      this.#recovering = true;
-      try {
-        return await this.#recover(seen);
-      } finally {
-        this.#recovering = false;
+    machine.capturesAtStops = true;
+    try {
+      if (machine.state === 'frozen') await machine.resume();
+      this.#watch.reset();
+      while (!this.#stopped) {
+        const left = deadline - performance.now();
+        if (left <= 0) return undefined;
+        const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
+        if (seen !== undefined) return await this.#onFailure(seen);
       }
+      return undefined;
+    } finally {
+      machine.capturesAtStops = false;
     }
-    return undefined;
+  }
+
+  async #onFailure(seen: Sighting): Promise<Recovery | undefined> {
+    const { failure } = seen;
+    this.#failures++;
+    if (this.#isStorm(failure)) return undefined;
+    this.#recovering = true;
+    using _urgent = new Urgency();
+    try {
+      return await this.#recover(seen);
+    } finally {
+      this.#recovering = false;
+    }
   }
 
   /** Watches until it is stopped or the box cannot be recovered. */
@@ -143,6 +162,7 @@ export class Guard {
     const first = this.#recent.shift()!;
     if (failure.detectedAtMs - first > STORM.withinMs) return false;
     const why = `${STORM.failures} failures within ${STORM.withinMs} ms: recovery does not help`;
+    this.#options.onEvent?.({ kind: 'failure', failure });
     this.#options.onEvent?.({ kind: 'not-recovered', failure, why });
     this.#stopped = true;
     return true;
@@ -158,6 +178,7 @@ export class Guard {
     const stop = await this.#stopWithin(ms);
     if (stop !== undefined) {
       this.#recovering = true;
+      using _urgent = new Urgency();
       const seen = await this.#onStop(stop);
       this.#recovering = seen !== undefined;
       return seen;
@@ -237,14 +258,17 @@ export class Guard {
   async #recover({ failure, view }: Sighting): Promise<Recovery | undefined> {
     const { mechanism = microreset, without, commitUnchecked, onEvent } = this.#options;
     if (view === undefined) {
+      onEvent?.({ kind: 'failure', failure });
       onEvent?.({ kind: 'not-recovered', failure, why: failure.summary });
       this.#stopped = true;
       throw new NinelivesError('NL_QEMU_EXITED', `the machine cannot go on: ${failure.summary}`, {
         fix: 'Start the box again.',
       });
     }
+    // What it does is in memory, which the view shows as it is.
+    await this.#options.beforeRecovery?.(failure);
     let recording: RecordingView | undefined;
-    const recovery = await recover(this.#target, view, failure, {
+    const recovering = recover(this.#target, view, failure, {
       mechanism,
       ...(without === undefined ? {} : { without }),
       ...(commitUnchecked === undefined ? {} : { commitUnchecked }),
@@ -258,6 +282,8 @@ export class Guard {
             planned: () => recording?.seal(),
           }),
     });
+    // Whoever listens is told when it is over: what they do about it would be part of the outage.
+    const recovery = await recovering.finally(() => onEvent?.({ kind: 'failure', failure }));
     this.#watch.reset();
     const kept =
       recording === undefined ? recovery : { ...recovery, capsule: this.#keep(recording, failure, mechanism) };
@@ -283,35 +309,55 @@ export class Guard {
   }
 
   /**
-   * Plans recoveries of the healthy box and drops them: translations are cached and the code is compiled. The first is
-   * made of the frozen box, which records the pages it needs; the others are made of that recording, a few milliseconds
-   * at a time, while the box runs and no recovery is under way.
+   * Rehearses on the healthy box: translations are cached and the code is compiled. The first ones are made of the frozen box,
+   * which records the pages they need; the others of that recording, a few milliseconds at a time, while the box runs and no
+   * recovery is under way. A process that has guarded before is warm: one rehearsal has it know this box.
    */
   async #warmUp(): Promise<void> {
-    const recording = new RecordingView(await this.#target.machine.capture());
+    const { machine } = this.#target;
     const { mechanism = microreset } = this.#options;
-    const rehearse = (): void => {
-      makePlan(mechanism, this.#target.at(recording), this.#target.facts, { scope: 'everything' });
+    const cold = !isWarm();
+    const exchanges = cold ? EXCHANGES : 1;
+    let view = await machine.capture();
+    for (let n = 1; n < exchanges; n++) view = await rehearseExchange(machine);
+    const stage = cold ? new RecordingView(view) : view;
+    if (cold) rehearseThoroughly(this.#target, stage, mechanism);
+    const once = (): void => {
+      try {
+        rehearse(this.#target, stage, mechanism);
+      } catch {
+        // The damage is made up and may make no sense; later, a page that was not recorded is one of the running box.
+      }
     };
-    rehearse();
-    this.#rehearsals = this.#rehearse(rehearse);
+    once();
+    this.#rehearsals = this.#rehearse(once);
   }
 
-  async #rehearse(rehearse: () => void): Promise<void> {
-    for (let n = 0; n < WARM_UPS && !this.#stopped; n++) {
+  async #rehearse(once: () => void): Promise<void> {
+    const most = this.#options.rehearsals ?? Number.POSITIVE_INFINITY;
+    for (let n = 0; n < most && !isWarm() && !this.#stopped; n++) {
       await new Promise<void>((resolve) => setTimeout(resolve, WARM_UP_PAUSE_MS));
-      if (this.#recovering) continue;
-      try {
-        rehearse();
-      } catch {
-        // A page that was not recorded is read from the running box and may be inconsistent: a rehearsal is no test.
-      }
+      if (!this.#recovering) once();
     }
   }
 }
 
-/** How many rehearsals it takes until the plan's duration has settled (bench/recovery-latency). */
-const WARM_UPS = 40;
+/** Selectors of 64-bit code of Xen and of its PV guests: only then does the stub give and take whole registers. */
+const LONG_MODE_CS: ReadonlySet<number> = new Set([0xe008, 0xe033]);
+
+/** What a recovery asks of the machine, with nothing changed: a capture, and registers written as they are. */
+async function rehearseExchange(machine: Machine): Promise<View> {
+  const view = await machine.capture();
+  const writes = new Map<number, Partial<CpuRegisters>>();
+  for (let cpu = 0; cpu < view.cpuCount; cpu++) {
+    const { cs, r12, cr3 } = view.registers(cpu);
+    if (LONG_MODE_CS.has(cs)) writes.set(cpu, { r12, cr3 });
+  }
+  await machine.writeAllRegisters(writes);
+  return view;
+}
+
+const EXCHANGES = 40;
 const WARM_UP_PAUSE_MS = 2;
 
 /** So many failures in so short a time that the guests cannot have run much in between. */

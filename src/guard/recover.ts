@@ -48,13 +48,19 @@ export async function recover(
     return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
   }
   options.planned?.();
-  await commit(machine, xen.memory, plan);
+  const registers = await commit(machine, xen.memory, plan);
   const resumeStart = performance.now();
-  await machine.resume();
+  await machine.resumeWith(registers);
   const done = performance.now();
-  return outcome({ ...phases, commitMs: resumeStart - commitStart, resumeMs: done - resumeStart }, 'resumed', done);
+  const commitMs = resumeStart - commitStart;
+  // Once the machine's threads run, the host may not let us run for a while: QEMU knows when it stopped and went on.
+  const stood = await machine.standstill();
+  if (stood === undefined) return outcome({ ...phases, commitMs, resumeMs: done - resumeStart }, 'resumed', done);
+  const told = Math.max(0, failure.detectedAtMs - stood.stoppedMs);
+  const resumeMs = Math.max(0, stood.resumedMs - resumeStart);
+  return outcome({ ...phases, captureMs: captureMs + told, commitMs, resumeMs }, 'resumed', stood.resumedMs, told);
 
-  function outcome(times: PhaseTimes, result: Recovery['result'], until: number): Recovery {
-    return { failure, plan, phases: times, latencyMs: until - failure.detectedAtMs, result };
+  function outcome(times: PhaseTimes, result: Recovery['result'], until: number, told = 0): Recovery {
+    return { failure, plan, phases: times, latencyMs: until - failure.detectedAtMs + told, result };
   }
 }

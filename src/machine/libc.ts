@@ -15,6 +15,8 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
 
 /** V8 in Node 20 has no array buffers above 4 GiB, so a mapping is seen through views of this many bytes. */
 export const VIEW_SIZE = 2 ** 30;
@@ -26,6 +28,7 @@ interface Calls {
   madvise(address: number, length: number, advice: number): number;
   lseek(fd: number, offset: number, whence: number): number;
   fallocate(fd: number, mode: number, offset: number, length: number): number;
+  flock(fd: number, operation: number): number;
 }
 
 let calls: Calls | undefined;
@@ -40,6 +43,7 @@ function libc(): Calls {
     madvise: library.func('int madvise(uintptr_t addr, size_t len, int advice)'),
     lseek: library.func('int64_t lseek(int fd, int64_t off, int whence)'),
     fallocate: library.func('int fallocate(int fd, int mode, int64_t off, int64_t len)'),
+    flock: library.func('int flock(int fd, int operation)'),
   } as unknown as Calls;
   return calls;
 }
@@ -105,3 +109,9 @@ export const populate = (mapping: Mapping, offset: number, length: number): void
 export function punchHole(fd: number, offset: number, length: number): boolean {
   return libc().fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, length) === 0;
 }
+
+/**
+ * Takes the exclusive lock of an open file, at once or not at all. The kernel gives it back when the descriptor is closed, so the
+ * lock of a process that was killed is nobody's.
+ */
+export const tryLock = (fd: number): boolean => libc().flock(fd, LOCK_EX | LOCK_NB) === 0;

@@ -24,7 +24,9 @@ import {
   writeSnapshot,
 } from './snapshot.js';
 import type { MachineSpec, Origin } from './spec.js';
+import { Standstill, type StandstillTimes } from './standstill.js';
 import type { MachineEvent, Stop } from './stop.js';
+import { MachineView } from './view.js';
 
 export interface AttachOptions {
   /** Path of a QMP socket of the running QEMU. */
@@ -56,6 +58,11 @@ export class Machine {
   readonly #eventListeners = new Set<(event: MachineEvent) => void>();
   #leaveRunning: boolean;
   #closed: boolean = false;
+  #capturesAtStops: boolean = false;
+  /** Captured when the machine stopped, as long as nothing has changed since. */
+  #atStop: Promise<View> | undefined;
+  /** When the machine stopped and ran on, by QEMU's clock: since its last complete standstill. */
+  #standstill = new Standstill();
 
   private constructor(link: Link, ram: GuestRam, owned: OwnedQemu | undefined) {
     this.#link = link;
@@ -172,7 +179,46 @@ export class Machine {
   /** Lets all CPUs run. A CPU that stands on one of our breakpoints is stepped off it first. */
   async resume(): Promise<void> {
     await this.#link.control.resume();
+    this.#standstill.toldWhole();
     this.#leaveRunning = true;
+  }
+
+  /**
+   * Writes registers and lets all CPUs run, in one write to the stub: nothing waits for the answers while the machine stands. Where
+   * one of the writes is refused after all, the machine is stopped again.
+   * @throws NL_STUB_ERROR, NL_STUB_LOST; NL_QEMU_EXITED
+   */
+  async resumeWith(writes: ReadonlyMap<number, Partial<CpuRegisters>>): Promise<void> {
+    const { control, session } = this.#link;
+    this.#atStop = undefined;
+    control.noteWrites(writes);
+    const written = session.writeRegisters(writes);
+    if (control.stepsFirst) await written;
+    const resumed = control.resume().then(() => this.#standstill.toldWhole());
+    this.#leaveRunning = true;
+    try {
+      await Promise.all([written, resumed]);
+    } catch (error) {
+      await control.freeze().catch(() => {}); // The first error is the one to tell.
+      throw error;
+    }
+  }
+
+  /**
+   * How long the machine stood still the last time, from its stop to its resumption, by QEMU's own clock; both moments as
+   * performance.now() gives them. Runs of single CPUs in between count as standing still. `undefined` when QEMU does not tell
+   * in time, or tells what cannot be.
+   */
+  standstill(): Promise<StandstillTimes | undefined> {
+    return this.#standstill.last();
+  }
+
+  /**
+   * Whether a stop at a breakpoint is followed by `capture` at once, so that its answer is under way when it is asked for. For
+   * whoever captures at each stop: it takes a millisecond.
+   */
+  set capturesAtStops(on: boolean) {
+    this.#capturesAtStops = on;
   }
 
   /** The next stop; where the machine stands already, that one. @throws NL_TIMEOUT, NL_STUB_LOST, NL_QEMU_EXITED */
@@ -209,6 +255,7 @@ export class Machine {
 
   /** Writes registers of several CPUs in one write. Writing `cr3` (even the same value) flushes that CPU's TLB. */
   async writeAllRegisters(writes: ReadonlyMap<number, Partial<CpuRegisters>>): Promise<void> {
+    this.#atStop = undefined;
     this.#link.control.noteWrites(writes);
     await this.#link.session.writeRegisters(writes);
   }
@@ -218,6 +265,11 @@ export class Machine {
     const parsed = parseHiddenRegisters(await this.#link.session.monitor('info registers', cpu));
     if (!parsed) throw new NinelivesError('NL_QMP_ERROR', `"info registers" of CPU ${cpu} cannot be read`);
     return parsed;
+  }
+
+  /** Addresses of the breakpoints that are set. */
+  get breakpoints(): ReadonlySet<bigint> {
+    return this.#link.control.breakpoints;
   }
 
   /** Breakpoints are by virtual address, for all CPUs. QEMU holds them beside memory, so text does not change. */
@@ -233,6 +285,11 @@ export class Machine {
   /** Runs one CPU, all others standing still. A stop of kind `paused`: the time was over (a halted CPU never runs). */
   runOne(cpu: number, options: RunOneOptions): Promise<Stop> {
     return this.#link.control.runOne(cpu, options);
+  }
+
+  /** Runs some CPUs for a time, all others standing still. */
+  runThese(cpus: readonly number[], timeoutMs: number): Promise<Stop> {
+    return this.#link.control.runThese(cpus, timeoutMs);
   }
 
   /** Executes one instruction on one CPU, with interrupts held back. */
@@ -279,7 +336,11 @@ export class Machine {
    * A view of the frozen machine: registers and interrupt controllers as they are now, pages as they are when looked at.
    * It is good until the machine runs again.
    */
-  async capture(): Promise<View> {
+  capture(): Promise<View> {
+    return this.#atStop ?? this.#captureNow();
+  }
+
+  async #captureNow(): Promise<View> {
     const [registers, lapics] = await Promise.all([this.allRegisters(), this.lapics()]);
     return new MachineView(registers, lapics, this.#ram);
   }
@@ -353,13 +414,28 @@ export class Machine {
   }
 
   #listen(): void {
-    const { control, qmp } = this.#link;
+    const { control, qmp, session } = this.#link;
     control.onStop = (stop) => {
       for (const listener of [...this.#stopListeners]) listener(stop);
     };
     this.#ram.invalidate(control.state === 'frozen' ? 'frozen' : 'running');
-    control.onState = (state) => this.#ram.invalidate(state);
+    control.onState = (state) => {
+      if (state === 'running') {
+        this.#atStop = undefined;
+        this.#standstill.told();
+      }
+      this.#ram.invalidate(state);
+    };
+    control.addressOf = async (cpu) => {
+      if (!this.#capturesAtStops) return session.programCounter(cpu);
+      const captured = this.#captureNow();
+      const { rip } = (await captured).registers(cpu);
+      this.#atStop = captured;
+      return rip;
+    };
+    this.#standstill = new Standstill();
     qmp.subscribe((event) => {
+      this.#standstill.note(event);
       const told = toMachineEvent(event);
       if (told?.kind === 'shutdown') control.shutdownReason = told.reason;
       if (told) this.#tell(told);
@@ -377,36 +453,6 @@ export class Machine {
 function requireMapped(ram: GuestRam): MappedRam {
   if (ram instanceof MappedRam) return ram;
   throw new NinelivesError('NL_INTERNAL', 'a machine of ours whose RAM is not mapped');
-}
-
-class MachineView implements View {
-  readonly cpuCount: number;
-  readonly physicalSize: number;
-  readonly page: (frame: number) => Uint8Array | undefined;
-  readonly glance: (frame: number) => Uint8Array | undefined;
-  readonly #registers: readonly CpuRegisters[];
-  readonly #lapics: readonly LapicState[];
-
-  constructor(registers: readonly CpuRegisters[], lapics: readonly LapicState[], ram: GuestRam) {
-    this.cpuCount = registers.length;
-    this.physicalSize = ram.size;
-    this.page = (frame) => ram.page(frame);
-    this.glance = this.page;
-    this.#registers = registers;
-    this.#lapics = lapics;
-  }
-
-  registers(cpu: number): Readonly<CpuRegisters> {
-    return this.#registers[cpu] ?? noSuchCpu(cpu);
-  }
-
-  lapic(cpu: number): LapicState {
-    return this.#lapics[cpu] ?? noSuchCpu(cpu);
-  }
-}
-
-function noSuchCpu(cpu: number): never {
-  throw new NinelivesError('NL_INTERNAL', `the box has no CPU ${cpu}`);
 }
 
 function toMachineEvent(event: QmpEvent): MachineEvent | undefined {

@@ -64,7 +64,7 @@ export async function makeHome(spec: MachineSpec): Promise<{ home: Home; ramFd: 
   const dirIsOurs = spec.runtimeDir === undefined;
   const dir = spec.runtimeDir ?? mkdtempSync(join(runtimeBase(), `${OUR_PREFIX}${ownerMark(spec.lifetime)}-`));
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const names = spec.consoles ?? [];
+  const names = [...(spec.consoles ?? []), ...(spec.networks ?? [])];
   for (const path of [qmpPathIn(dir), gdbPathIn(dir), ...names.map((name) => consolePathIn(dir, name))])
     await requireFree(path);
   const ramPath = join(SHM, `${OUR_PREFIX}${process.pid}-${Math.random().toString(36).slice(2, 10)}`);

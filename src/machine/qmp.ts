@@ -10,6 +10,8 @@ export interface QmpEvent {
   readonly data: Readonly<Record<string, unknown>>;
   /** When we received it, performance.now(). */
   readonly atMs: number;
+  /** When it happened, by QEMU's own clock: milliseconds since the epoch, to the microsecond. */
+  readonly happenedMs: number;
 }
 
 export interface QmpVersion {
@@ -210,7 +212,13 @@ export class Qmp {
       return;
     }
     if (typeof message.event === 'string') {
-      const event: QmpEvent = { name: message.event, data: asRecord(message.data), atMs: performance.now() };
+      const { seconds, microseconds } = asRecord(message.timestamp);
+      const event: QmpEvent = {
+        name: message.event,
+        data: asRecord(message.data),
+        atMs: performance.now(),
+        happenedMs: Number(seconds) * 1000 + Number(microseconds) / 1000,
+      };
       for (const listener of [...this.#listeners]) listener(event);
       return;
     }

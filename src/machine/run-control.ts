@@ -4,7 +4,7 @@
  */
 import { NinelivesError } from '../common/errors.js';
 import type { CpuRegisters } from '../x86/registers.js';
-import type { StopReply, StubSession } from './rsp/session.js';
+import type { Resumption, StopReply, StubSession } from './rsp/session.js';
 import { canResume, type Stop, toStop } from './stop.js';
 
 export type MachineState = 'running' | 'frozen' | 'ended';
@@ -41,12 +41,15 @@ export class RunControl {
   onStop: (stop: Stop) => void = () => {};
   /** Called whenever the machine, or one CPU of it, begins to run or stands again. */
   onState: (state: 'running' | 'frozen') => void = () => {};
+  /** Where a CPU that hit a breakpoint stands. Default: the stub is asked for its program counter and nothing else. */
+  addressOf: (cpu: number) => Promise<bigint>;
   /** Reason of the last SHUTDOWN event that QMP told of. */
   shutdownReason: string | undefined;
 
   constructor(session: StubSession) {
     this.#session = session;
     this.#lastStop = { kind: 'paused', atMs: performance.now() };
+    this.addressOf = (cpu) => session.programCounter(cpu);
     session.onStop = (reply, atMs) => this.#stopped(reply, atMs);
   }
 
@@ -69,6 +72,11 @@ export class RunControl {
     if (this.#state === 'frozen') return this.#lastStop;
     this.#session.interrupt();
     return this.waitForStop(STOP_LIMIT_MS);
+  }
+
+  /** Whether a CPU stands on a breakpoint, so that `resume` has to step it before it lets all run. */
+  get stepsFirst(): boolean {
+    return this.#standing.size > 0;
   }
 
   /** Lets all CPUs run. @throws NL_STUB_ERROR when the machine was shut down and can only be reset. */
@@ -115,9 +123,10 @@ export class RunControl {
     this.#requireFrozen('running one CPU');
     await this.#stepOffBreakpoint(cpu);
     const { until } = options;
-    if (until === undefined || this.#breakpoints.has(until)) return this.#runPrivately('only', cpu, options.timeoutMs);
+    if (until === undefined || this.#breakpoints.has(until))
+      return this.#runPrivately({ kind: 'only', cpu }, options.timeoutMs);
     const inserted = this.#session.insertBreakpoints([until]);
-    const run = this.#runPrivately('only', cpu, options.timeoutMs);
+    const run = this.#runPrivately({ kind: 'only', cpu }, options.timeoutMs);
     const [set, stop] = await Promise.allSettled([inserted, run]);
     if (this.#lost) throw this.#lost;
     await this.#session.removeBreakpoints([until]);
@@ -127,10 +136,17 @@ export class RunControl {
     return stop.value;
   }
 
+  /** Runs some CPUs for a time while all others stand still, as `runOne` does one. */
+  async runThese(cpus: readonly number[], timeoutMs: number): Promise<Stop> {
+    this.#requireFrozen('running some CPUs');
+    for (const cpu of cpus) await this.#stepOffBreakpoint(cpu);
+    return this.#runPrivately({ kind: 'these', cpus }, timeoutMs);
+  }
+
   /** Executes one instruction on one CPU, with interrupts held back (QEMU's default step mode). */
   async stepOne(cpu: number): Promise<Stop> {
     this.#requireFrozen('stepping');
-    return this.#runPrivately('step', cpu, STOP_LIMIT_MS);
+    return this.#runPrivately({ kind: 'step', cpu }, STOP_LIMIT_MS);
   }
 
   /** To be told of each register write: a CPU whose program counter was set stands on no breakpoint any more. */
@@ -148,8 +164,8 @@ export class RunControl {
     for (const waiter of waiters) waiter.reject(error);
   }
 
-  async #runPrivately(kind: 'only' | 'step', cpu: number, timeoutMs: number): Promise<Stop> {
-    this.#standing.delete(cpu);
+  async #runPrivately(what: Exclude<Resumption, { kind: 'all' }>, timeoutMs: number): Promise<Stop> {
+    for (const cpu of what.kind === 'these' ? what.cpus : [what.cpu]) this.#standing.delete(cpu);
     this.#privateRun = true;
     this.#state = 'running';
     this.onState('running');
@@ -158,7 +174,7 @@ export class RunControl {
     }, timeoutMs);
     try {
       const stop = this.#nextStop(timeoutMs + STOP_LIMIT_MS);
-      this.#session.resume({ kind, cpu });
+      this.#session.resume(what);
       return await stop;
     } finally {
       clearTimeout(limit);
@@ -201,7 +217,8 @@ export class RunControl {
 
   #stopped(reply: StopReply, atMs: number): void {
     if (reply.kind === 'breakpoint') {
-      this.#session.programCounter(reply.cpu).then(
+      const asked = this.#privateRun ? this.#session.programCounter(reply.cpu) : this.addressOf(reply.cpu);
+      asked.then(
         (address) => this.#deliver({ kind: 'breakpoint', cpu: reply.cpu, address, atMs }),
         () => {}, // The link is gone: `fail` tells every waiter.
       );

@@ -24,6 +24,11 @@ export interface MachineSpec {
    * them in `args` as `chardev:<name>` or `chardev=<name>`.
    */
   readonly consoles?: readonly string[];
+  /**
+   * Network backends to be made, one socket `<runtimeDir>/<name>.sock` each, on which QEMU takes and gives Ethernet frames
+   * with their length before them; refer to them in `args` as `netdev=<name>`.
+   */
+  readonly networks?: readonly string[];
   readonly lifetime: Lifetime;
   /** Folder for sockets and logs, made if missing. Default: a new private one, removed with the machine. */
   readonly runtimeDir?: string;
@@ -35,6 +40,7 @@ export const qmpPathIn = (dir: string): string => join(dir, 'qmp.sock');
 export const gdbPathIn = (dir: string): string => join(dir, 'gdb.sock');
 export const consolePathIn = (dir: string, name: string): string => join(dir, `${name}.sock`);
 export const consoleLogIn = (dir: string, name: string): string => join(dir, `${name}.log`);
+export const networkPathIn = consolePathIn;
 export const stderrPathIn = (dir: string): string => join(dir, 'qemu.log');
 
 export const memoryBytes = (spec: MachineSpec): number => spec.memoryMiB * 2 ** 20;
@@ -49,6 +55,10 @@ export function qemuArguments(spec: MachineSpec, dir: string, ramPath: string, o
     `socket,id=${name},path=${escapeComma(consolePathIn(dir, name))},server=on,wait=off,` +
       `logfile=${escapeComma(consoleLogIn(dir, name))},logappend=on`,
   ]);
+  const networks = (spec.networks ?? []).flatMap((name) => [
+    '-netdev',
+    `stream,id=${name},server=on,addr.type=unix,addr.path=${escapeComma(networkPathIn(dir, name))}`,
+  ]);
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none'],
     ...['-machine', `${spec.machineType ?? 'pc'},memory-backend=ram0`, '-accel', spec.accel ?? 'tcg'],
@@ -60,6 +70,7 @@ export function qemuArguments(spec: MachineSpec, dir: string, ramPath: string, o
     ...['-action', 'reboot=shutdown,shutdown=pause,panic=pause', '-S'],
     ...(origin === 'incoming' ? ['-incoming', 'defer'] : []),
     ...consoles,
+    ...networks,
     ...spec.args,
   ];
 }
@@ -73,6 +84,7 @@ export function argumentsHash(spec: MachineSpec): string {
     spec.memoryMiB,
     spec.consoles ?? [],
     spec.args,
+    ...(spec.networks ?? []),
   ];
   return createHash('sha256').update(JSON.stringify(parts)).digest('hex');
 }

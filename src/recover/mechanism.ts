@@ -36,13 +36,15 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const context: StepContext = {
     plan,
     xen: plan.xen,
+    frozen: xen,
+    scope,
     facts,
     situation,
     abandoned,
     wasIn,
     locks: {
-      static: [...staticLocks(xen)],
-      heap: [...heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries')],
+      static: staticLocks(xen),
+      heap: heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries'),
     },
     destinations: new Map(),
     notes: new Map(),

@@ -4,13 +4,15 @@ import type { Plan } from './plan.js';
 
 /** Milliseconds of host time each phase took, in the order in which they happen. */
 export interface PhaseTimes {
-  /** Registers and interrupt controllers read. */
+  /** Word of the stop on its way to us; registers and interrupt controllers read. */
   readonly captureMs: number;
   /** CPUs inside entry and exit sequences run to their end. */
   readonly settleMs: number;
   readonly planMs: number;
   readonly checkMs: number;
+  /** Memory written. */
   readonly commitMs: number;
+  /** Registers written, with the resumption in one message, and QEMU at work on it. */
   readonly resumeMs: number;
 }
 
@@ -18,7 +20,7 @@ export interface Recovery {
   readonly failure: Failure;
   readonly plan: Plan;
   readonly phases: PhaseTimes;
-  /** From the stop of the machine to its resumption. */
+  /** From the stop of the machine to its resumption, by QEMU's clock where it tells. */
   readonly latencyMs: number;
   /** Path of the capsule, when one was kept. */
   readonly capsule?: string;

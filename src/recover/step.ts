@@ -9,11 +9,15 @@ export interface StepContext {
   readonly plan: PlanBuilder;
   /** Xen as the plan so far leaves it. */
   readonly xen: Xen;
+  /** Xen as it was when the machine froze. */
+  readonly frozen: Xen;
   readonly facts: EntryFacts;
   /** What was going on when the machine froze. */
   readonly situation: Situation;
   /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
   readonly abandoned: readonly CpuState[];
+  /** How far to look: for what abandoned threads can have touched, or, in an audit and a rehearsal, for everything. */
+  readonly scope: 'touched' | 'everything';
   /**
    * Whether an abandoned thread was inside code that `pattern` names: only then can it have left such state behind.
    * Always true in a thorough plan.

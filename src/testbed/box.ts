@@ -2,20 +2,23 @@
  * A box: one emulated machine with Xen, dom0 and AppVMs, all doing work. Made from Debian's packages, booted once, and from
  * then on restored from its snapshot in about a second.
  */
+import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
 import { type Progress, silent } from '../common/progress.js';
 import { Machine, type Restored } from '../machine/machine.js';
-import { consolePathIn, type MachineSpec } from '../machine/spec.js';
+import { consolePathIn, type MachineSpec, networkPathIn } from '../machine/spec.js';
 import { Dom0Agent } from './agent.js';
 import { awaitUp, CONSOLE, consoleText, freezeForSaving, runtimeDirOf, tail } from './boot.js';
 import { type BoxFiles, buildImages } from './images.js';
+import { CABLE, cardOf, neighboursOf } from './net/files.js';
+import { newVmState } from './new-vm.js';
+import { awaitAnswers, OutsideHost } from './outside-host.js';
 import { fetchPackages, installPrograms } from './packages.js';
 import { cacheFolder } from './paths.js';
 import { ReportReader, type VmReport } from './reports.js';
-import { type BoxSpec, checkBoxSpec, DOM0, SPARE } from './spec.js';
-import { mixAfter } from './unikernel/mix.js';
+import { type BoxSpec, checkBoxSpec, SPARE } from './spec.js';
 
 /** How a box is started; what it *is* stands in its spec. */
 export interface BoxOptions {
@@ -32,7 +35,7 @@ export interface BoxOptions {
 }
 
 const AGENT = 'agent';
-const POLL_MS = 200;
+const POLL_MS = 50;
 /** A VM that shows no progress for this long is looked for anew: its page may have moved. */
 const STALE_MS = 1500;
 /** How a box came up. */
@@ -53,18 +56,23 @@ export class Box {
   readonly origin: BoxOrigin;
   /** Folder of the snapshot that `restore` goes back to. */
   readonly snapshotDir: string;
+  /** The sender of NetBench's pings; absent where no VM answers them. It pings from the start, and anew after `restore`. */
+  readonly outside: OutsideHost | undefined;
   readonly #reader: ReportReader;
   readonly #progress = new Map<string, { n: number; atMs: number }>();
   #rescannedMs: number = 0;
 
   constructor(
-    parts: Pick<Box, 'spec' | 'files' | 'machine' | 'origin' | 'snapshotDir'> & { readonly reader: ReportReader },
+    parts: Pick<Box, 'spec' | 'files' | 'machine' | 'origin' | 'snapshotDir' | 'outside'> & {
+      readonly reader: ReportReader;
+    },
   ) {
     this.spec = parts.spec;
     this.files = parts.files;
     this.machine = parts.machine;
     this.origin = parts.origin;
     this.snapshotDir = parts.snapshotDir;
+    this.outside = parts.outside;
     this.#reader = parts.reader;
     this.dom0 = new Dom0Agent(consolePathIn(this.runtimeDir, AGENT));
   }
@@ -108,8 +116,9 @@ export class Box {
   /**
    * Has dom0 create one more VM and waits until it works. A VM that cannot be created is a result, not an error.
    * @param limitMs for the creation, and again for the first step of work
+   * @param signal aborted when nobody waits for the first step any more
    */
-  async createVm(limitMs: number = 60_000): Promise<NewVm> {
+  async createVm(limitMs: number = 60_000, signal?: AbortSignal): Promise<NewVm> {
     const { name } = SPARE;
     const begin = performance.now();
     try {
@@ -122,17 +131,16 @@ export class Box {
     }
     const createMs = performance.now() - begin;
     const end = performance.now() + limitMs;
-    while (performance.now() < end) {
-      this.#reader.rescan();
-      const report = this.#reader.read().find((one) => one.name === name);
-      if (report && report.n > 0 && report.errors > 0)
-        return { kind: 'failed', name, reason: `its check "${report.note}" failed` };
-      if (report && report.n > 0 && report.digest !== mixAfter(name, report.n))
-        return { kind: 'failed', name, reason: `its digest at step ${report.n} is wrong` };
-      if (report && report.n > 0) return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
+    for (;;) {
+      const known = this.#reader.read().find((one) => one.name === name);
+      if (known === undefined) this.#reader.rescan();
+      const state = newVmState(known ?? this.#reader.read().find((one) => one.name === name));
+      if (state.kind === 'works') return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
+      if (state.kind === 'failed') return { kind: 'failed', name, reason: state.reason };
+      const waited = performance.now() > end || signal?.aborted === true;
+      if (waited) return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
       await sleep(POLL_MS);
     }
-    return { kind: 'failed', name, reason: `it was created, but does not work after ${limitMs} ms` };
   }
 
   /**
@@ -146,16 +154,20 @@ export class Box {
     this.#reader.reset(framesOf(restored.manifest.extra));
     this.#progress.clear();
     this.#rescannedMs = 0;
+    await this.outside?.reconnect();
     await this.machine.resume();
+    this.outside?.resume();
     return restored;
   }
 
   /** Ends the box. */
   stop(): Promise<void> {
+    this.outside?.[Symbol.dispose]();
     return this.machine.end();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.outside?.[Symbol.dispose]();
     await this.machine[Symbol.asyncDispose]();
   }
 }
@@ -164,12 +176,14 @@ export class Box {
 export function machineSpecOf(spec: BoxSpec, files: BoxFiles, options: BoxOptions = {}): MachineSpec {
   const xen = [
     'com1=115200,8n1 console=com1',
-    `dom0_mem=${DOM0.memoryMiB}M,max:${DOM0.memoryMiB}M dom0_max_vcpus=${Math.min(DOM0.vcpus, spec.cpus)}`,
+    `dom0_mem=${spec.dom0.memoryMiB}M,max:${spec.dom0.memoryMiB}M`,
+    `dom0_max_vcpus=${Math.min(spec.dom0.vcpus, spec.cpus)}`,
     ...(spec.pinning === 'one-cpu-each' ? ['dom0_vcpus_pin'] : []),
     // Scrubbing would touch, and so allocate, every page of the box.
     'bootscrub=0 noreboot loglvl=all guest_loglvl=warning',
   ];
   const dom0 = 'console=hvc0 quiet loglevel=3 mitigations=off cryptomgr.notests';
+  const card = cardOf(spec);
   return {
     accel: spec.accel,
     cpus: spec.cpus,
@@ -180,7 +194,9 @@ export function machineSpecOf(spec: BoxSpec, files: BoxFiles, options: BoxOption
       ...['-kernel', files.xen, '-append', xen.join(' ')],
       ...['-initrd', `${escapeComma(files.kernel)} ${dom0},${escapeComma(files.initramfs)}`],
       ...['-serial', `chardev:${CONSOLE}`, '-serial', `chardev:${AGENT}`],
+      ...card.args,
     ],
+    ...(card.networks === undefined ? {} : { networks: card.networks }),
     consoles: [CONSOLE, AGENT],
     lifetime: options.lifetime ?? 'ours',
     ...(options.runtimeDir === undefined ? {} : { runtimeDir: options.runtimeDir }),
@@ -222,12 +238,15 @@ export async function openBox(spec: BoxSpec, progress: Progress = silent, option
     if (started.kind === 'restored') {
       const { machine, manifest } = started;
       const reader = new ReportReader(() => machine.ram, files.magic, framesOf(manifest.extra));
-      await endOnError(machine, async () => {
+      const outside = await endOnError(machine, async () => {
         options.signal?.throwIfAborted();
+        const host = await plugIn(spec, machine);
         await machine.resume();
+        host?.resume();
+        return host;
       });
       const origin: BoxOrigin = { kind: 'restored', tookMs: performance.now() - begin };
-      return new Box({ spec, files, machine, origin, snapshotDir, reader });
+      return new Box({ spec, files, machine, origin, snapshotDir, outside, reader });
     }
     why = reasonOf(started);
     progress.detail(`${why}: a new one is made`);
@@ -254,16 +273,27 @@ async function bootAndSave(boot: Boot, progress: Progress): Promise<Box> {
     const reader = new ReportReader(() => machine.ram, files.magic);
     await machine.resume();
     await awaitUp(spec, machine, reader, progress, signal);
+    const outside = await plugIn(spec, machine);
+    if (outside) await awaitAnswers(outside, signal);
     const tookMs = performance.now() - begin;
     progress.step('saving a snapshot');
     await freezeForSaving(machine, spec, signal);
     reader.rescan();
     const { devicesMs, ramMs } = await machine.saveSnapshot(snapshotDir, { reportFrames: reader.frames });
     signal?.throwIfAborted();
+    await outside?.reconnect();
     await machine.resume();
+    outside?.resume();
     const origin: BoxOrigin = { kind: 'booted', tookMs, snapshotMs: devicesMs + ramMs, why };
-    return new Box({ spec, files, machine, origin, snapshotDir, reader });
+    return new Box({ spec, files, machine, origin, snapshotDir, outside, reader });
   });
+}
+
+/** The sender at the box's network, silent; `undefined` where no VM answers. */
+async function plugIn(spec: BoxSpec, machine: Machine): Promise<OutsideHost | undefined> {
+  const neighbours = neighboursOf(spec);
+  if (neighbours.length === 0) return undefined;
+  return OutsideHost.connect(networkPathIn(runtimeDirOf(machine), CABLE), neighbours);
 }
 
 async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T> {
@@ -276,9 +306,13 @@ async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T
 }
 
 /** One folder for each choice of a user: a snapshot that does not fit any more is replaced, not kept beside the new one. */
-function snapshotFolder(spec: BoxSpec, files: BoxFiles, cache: string): string {
-  const { name, cpus, memoryMiB, accel } = spec;
-  return join(cache, 'snapshots', `${name}-${cpus}cpu-${memoryMiB}M-${accel}-xen${files.xenVersion}`);
+export function snapshotFolder(spec: BoxSpec, files: Pick<BoxFiles, 'xenVersion'>, cache: string): string {
+  const { name, cpus, memoryMiB, accel, dom0, guests, newVm, pinning } = spec;
+  const vms = createHash('sha256')
+    .update(JSON.stringify([dom0, guests, newVm, pinning]))
+    .digest('hex')
+    .slice(0, 8);
+  return join(cache, 'snapshots', `${name}-${cpus}cpu-${memoryMiB}M-${accel}-${vms}-xen${files.xenVersion}`);
 }
 
 function framesOf(extra: Readonly<Record<string, unknown>>): number[] {

@@ -38,12 +38,41 @@ const OTHERS = [
   'libyajl2',
   'libzstd1',
   'zlib1g',
+  // The UnixBench-like load and the libraries that it is linked with, whether it uses them or not.
+  'stress-ng',
+  'libapparmor1',
+  'libbsd0',
+  'libcrypt1',
+  'libdrm2',
+  'libegl1',
+  'libexpat1',
+  'libffi8',
+  'libgbm1',
+  'libgles2',
+  'libglvnd0',
+  'libipsec-mb1',
+  'libjpeg62-turbo',
+  'libjudydebian1',
+  'libkmod2',
+  'libmd0',
+  'libsctp1',
+  'libssl3',
+  'libwayland-server0',
+  'libx11-6',
+  'libxau6',
+  'libxcb-randr0',
+  'libxcb1',
+  'libxdmcp6',
+  'libxxhash0',
 ] as const;
 const HYPERVISOR = OF_XEN[0];
 const KERNEL_META = 'linux-image-amd64';
 
+/** Of what is unpacked. 3: the guests' disks and networks, and the UnixBench-like load. */
+const FORMAT = 3;
+
 const recordSchema = z.object({
-  format: z.literal(1),
+  format: z.literal(FORMAT),
   xenVersion: z.string(),
   kernelPackage: z.string(),
   versions: z.record(z.string(), z.string()),
@@ -147,7 +176,7 @@ async function download(
     versions[name] = decodeURIComponent(version);
     rmSync(join(draft, deb));
   }
-  const record = { format: 1, xenVersion: choice.xenVersion, kernelPackage: choice.kernelPackage, versions };
+  const record = { format: FORMAT, xenVersion: choice.xenVersion, kernelPackage: choice.kernelPackage, versions };
   writeFileSync(recordIn(draft), `${JSON.stringify(record, null, 2)}\n`);
 }
 
@@ -184,10 +213,21 @@ export function kernelOf(depends: string): string | undefined {
   return /Depends: (linux-image-\d\S*-amd64)/.exec(depends)?.[1];
 }
 
+/** Folders and files of modules: Xen's own drivers; disks and a file system for them; a network card, and a bridge. */
+const KERNEL_MODULES = [
+  'drivers/xen',
+  ...['drivers/block/brd.ko', 'drivers/block/xen-blkback', 'drivers/block/xen-blkfront.ko'],
+  ...['crypto/crc32c_generic.ko', 'lib/crc16.ko', 'fs/mbcache.ko', 'fs/jbd2', 'fs/ext4'],
+  ...['drivers/net/xen-netback', 'drivers/net/xen-netfront.ko', 'drivers/net/ethernet/intel/e1000'],
+  ...['drivers/net/virtio_net.ko', 'drivers/net/net_failover.ko', 'net/core/failover.ko', 'drivers/virtio'],
+  ...['net/802/stp.ko', 'net/llc/llc.ko', 'net/bridge/bridge.ko'],
+] as const;
+
 /** Of the kernel package only what a box needs: all its modules would be 400 MB. */
 function unpack(deb: string, root: string, isKernel: boolean, signal: AbortSignal | undefined): Promise<Ran> {
   if (!isKernel) return run('dpkg-deb', ['-x', deb, root], { signal });
-  const parts = "./boot './lib/modules/*/kernel/drivers/xen' ./usr/share/doc";
+  const modules = KERNEL_MODULES.map((path) => `'./lib/modules/*/kernel/${path}'`).join(' ');
+  const parts = `./boot ${modules} ./usr/share/doc`;
   const script = `dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --wildcards ${parts}`;
   return run('sh', ['-c', script, 'sh', deb, root], { signal });
 }
@@ -220,13 +260,23 @@ const PROGRAMS = {
   setpriv: 'util-linux',
 } as const;
 
+/** What only our own tests need: a browser that looks at the report. */
+export const TEST_PROGRAMS = { chromium: 'chromium' } as const;
+
+/** Debian's package by program. */
+type Programs = Readonly<Record<string, string>>;
+
 /**
  * Sees to it that the programs which the box needs on this machine are there, and installs what is missing where we are root or may
  * use sudo without a password.
  * @throws NL_PACKAGE_MISSING with the command to run by hand, the signal's reason
  */
-export async function installPrograms(progress: Progress, signal?: AbortSignal): Promise<void> {
-  const lacking = lackingPackages();
+export async function installPrograms(
+  progress: Progress,
+  signal?: AbortSignal,
+  programs: Programs = PROGRAMS,
+): Promise<void> {
+  const lacking = lackingPackages(undefined, programs);
   if (lacking.length === 0) return;
   progress.step(`installing ${lacking.join(' and ')}`);
   const args = ['install', '-y', '-q', '--no-install-recommends', ...lacking];
@@ -235,13 +285,14 @@ export async function installPrograms(progress: Progress, signal?: AbortSignal):
     await asRoot('apt-get', ['update'], signal);
     result = await asRoot('apt-get', args, signal);
   }
-  if (lackingPackages().length > 0) throw missing(`${lacking.join(', ')} is not installed`, result, lacking);
+  if (lackingPackages(undefined, programs).length > 0)
+    throw missing(`${lacking.join(', ')} is not installed`, result, lacking);
 }
 
 /** Packages of the programs that are not found in PATH. */
-export function lackingPackages(path: string = process.env.PATH ?? ''): string[] {
+export function lackingPackages(path: string = process.env.PATH ?? '', programs: Programs = PROGRAMS): string[] {
   const folders = path.split(delimiter);
-  return Object.entries(PROGRAMS).flatMap(([program, name]) =>
+  return Object.entries(programs).flatMap(([program, name]) =>
     folders.some((folder) => existsSync(join(folder, program))) ? [] : [name],
   );
 }
@@ -265,7 +316,9 @@ function missing(what: string, tried: RootRun | undefined, specs: readonly strin
   const because =
     tried?.kind === 'failed' ? ` (apt-get: ${tried.why})` : tried?.kind === 'no-root' ? ' (not root, and no sudo)' : '';
   const names = specs.map((spec) => spec.split('=')[0]);
-  const isHost = names.some((name) => name?.startsWith('qemu') || name === 'xz-utils' || name === 'util-linux');
+  const isHost = names.some(
+    (name) => name?.startsWith('qemu') || name === 'xz-utils' || name === 'util-linux' || name === 'chromium',
+  );
   const fix = isHost
     ? `run: sudo apt-get update && sudo apt-get install --no-install-recommends ${names.join(' ')}`
     : `run "sudo apt-get update" with Debian 12's main and security archives enabled and a working network${

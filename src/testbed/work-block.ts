@@ -1,4 +1,4 @@
-/** The text that every step of the guests' work writes, copies and hashes. See `guest/work.sh`. */
+/** The text that every step of the guests' work writes, copies and hashes. See `guest/report.sh`. */
 import { createHash } from 'node:crypto';
 
 /** Bytes of the block without its last newline: two pages and a bit, so that no copy of it is page-aligned throughout. */

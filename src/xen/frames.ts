@@ -18,26 +18,122 @@ export const frameTable = (xen: Xen): bigint => BigInt(xen.profile.constant('FRA
 /** Number of the last frame, plus one. */
 export const frameCount = (xen: Xen): number => Number(xen.memory.u64(xen.symbol('max_page')));
 
+/** The largest order of a piece of free memory (Xen 4.17, xen/mm.h: MAX_ORDER). */
+const MAX_ORDER = 20;
+const SUPERPAGE_SIZE = 2 ** 21;
+/** No words: a descriptor of a frame that does not exist. */
+const NOWHERE = new Uint32Array(0);
+
+/** What is looked for in upper halves of `type_info`, as data: a function would have to be called for each frame of RAM. */
+export interface WantedFrames {
+  /** One of these bits is set, ... */
+  readonly anyOf: number;
+  /** ... or the type, the uppermost 3 bits, is one of these (bit n for type n) and none of those bits is set. */
+  readonly types: number;
+  readonly noneOf: number;
+}
+
+/** Whether one word is what is looked for. */
+export const isWanted = (word: number, { anyOf, types, noneOf }: WantedFrames): boolean =>
+  (word & anyOf) !== 0 || (((types >>> (word >>> 29)) & 1) !== 0 && (word & noneOf) === 0);
+
 /**
- * Frames whose upper half of `type_info` interests the caller: one pass over the table, 4 bytes of every 32, whole pages
- * at a time. Some 2 ms for 2 GiB of RAM.
+ * The descriptors as 32-bit words, for whoever looks at many of them: no bigint, no object for each. Good for one view. What is
+ * looked at is glanced at only (see `View.glance`).
  */
-export function framesWhere(xen: Xen, interests: (upperTypeInfo: number) => boolean): number[] {
-  const found: number[] = [];
-  const size = xen.sizeOf('page_info');
-  const perPage = PAGE_SIZE / size;
-  const first = (xen.profile.struct('page_info').field('u.inuse.type_info').offset + 4) / 4;
-  const stride = size / 4;
-  const total = frameCount(xen);
-  const table = frameTable(xen);
-  for (let frame = 0; frame < total; frame += perPage) {
-    const page = xen.memory.glanceAt(table + BigInt(frame * size));
-    if (page === undefined) continue;
-    const words = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
-    for (let n = 0, at = first; n < perPage; n++, at += stride) {
-      const word = words[at]!;
-      if (word !== 0 && interests(word)) found.push(frame + n);
-    }
+export class FrameWords {
+  /** Number of the last frame, plus one. */
+  readonly count: number;
+  readonly #xen: Xen;
+  readonly #table: bigint;
+  /** Words of a descriptor, and in it of the upper halves of `count_info` and `type_info` and of `v.free.order`. */
+  readonly #stride: number;
+  readonly #countAt: number;
+  readonly #typeAt: number;
+  readonly #orderAt: number;
+  readonly #perPage: number;
+  readonly #perSuperpage: number;
+  readonly #stateMask: number;
+  readonly #stateFree: number;
+  #page = -1;
+  #words: Uint32Array = NOWHERE;
+  #kept = -1;
+
+  constructor(xen: Xen) {
+    const layout = xen.profile.struct('page_info');
+    this.#xen = xen;
+    this.#table = frameTable(xen);
+    this.count = frameCount(xen);
+    this.#stride = layout.size / 4;
+    this.#countAt = layout.field('count_info').offset / 4 + 1;
+    this.#typeAt = layout.field('u.inuse.type_info').offset / 4 + 1;
+    this.#orderAt = layout.field('v.free.order').offset / 4;
+    this.#perPage = PAGE_SIZE / layout.size;
+    this.#perSuperpage = SUPERPAGE_SIZE / layout.size;
+    const upper = (name: string): number => Number(BigInt(xen.profile.constant(name)) >> 32n);
+    this.#stateMask = upper('PGC_state');
+    this.#stateFree = upper('PGC_state_free');
   }
-  return found;
+
+  /** The upper half of a frame's `type_info` while it is in use; 0 otherwise, when it holds other things. */
+  typeOf(frame: number): number {
+    const words = this.#wordsOf(Math.floor(frame / this.#perPage));
+    const at = (frame % this.#perPage) * this.#stride;
+    return at >= words.length || (words[at + this.#countAt]! & this.#stateMask) !== 0 ? 0 : words[at + this.#typeAt]!;
+  }
+
+  /**
+   * Frames in use whose upper half of `type_info` is what is looked for.
+   * @param memory `all`: every descriptor is looked at, which takes longer the more RAM there is. `allocated`: pieces of free
+   *   memory are skipped by the size that their first descriptor tells, which may only be believed while nobody was
+   *   dropped inside the page allocator.
+   */
+  where({ anyOf, types, noneOf }: WantedFrames, memory: 'all' | 'allocated'): number[] {
+    const found: number[] = [];
+    for (let frame = 0; frame < this.count; ) {
+      const page = Math.floor(frame / this.#perPage);
+      const words = this.#wordsOf(page);
+      const end = Math.min((page + 1) * this.#perPage, this.count);
+      if (words.length === 0) {
+        // Where there is a hole in RAM the table has none either, for whole superpages of it.
+        frame = frame % this.#perSuperpage === 0 ? frame + this.#perSuperpage : end;
+        continue;
+      }
+      for (let at = (frame % this.#perPage) * this.#stride; frame < end; frame++, at += this.#stride) {
+        const state = words[at + this.#countAt]! & this.#stateMask;
+        if (state === 0) {
+          const word = words[at + this.#typeAt]!;
+          if ((word & anyOf) !== 0 || (((types >>> (word >>> 29)) & 1) !== 0 && (word & noneOf) === 0))
+            found.push(frame);
+        } else if (memory === 'allocated' && state === this.#stateFree) {
+          const order = words[at + this.#orderAt]!;
+          if (order === 0 || order > MAX_ORDER || frame % 2 ** order !== 0) continue;
+          frame += 2 ** order;
+          break;
+        }
+      }
+    }
+    return found;
+  }
+
+  /** A descriptor was written to: what is remembered of it is forgotten. */
+  changed(): void {
+    this.#page = -1;
+  }
+
+  /** Has a capsule keep a descriptor that was glanced at and matters. */
+  keep(frame: number): void {
+    const page = Math.floor(frame / this.#perPage);
+    if (page === this.#kept) return;
+    this.#kept = page;
+    this.#xen.memory.isMapped(this.#table + BigInt(page * PAGE_SIZE));
+  }
+
+  #wordsOf(page: number): Uint32Array {
+    if (page === this.#page) return this.#words;
+    const bytes = this.#xen.memory.glanceAt(this.#table + BigInt(page * PAGE_SIZE));
+    this.#page = page;
+    this.#words = bytes === undefined ? NOWHERE : new Uint32Array(bytes.buffer, bytes.byteOffset, PAGE_SIZE / 4);
+    return this.#words;
+  }
 }

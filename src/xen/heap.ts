@@ -4,19 +4,28 @@ import type { Domain } from './domains.js';
 import type { XenObject } from './object.js';
 import type { Xen } from './xen.js';
 
-/** Event channels whose bucket is allocated (Xen 4.17: xen/event.h `evtchn_from_port`). */
-export function* eventChannels(xen: Xen, domain: Domain): Generator<XenObject> {
-  const size = xen.sizeOf('evtchn');
-  const perBucket = powerOfTwoBelow(PAGE_SIZE / size);
+/** Buckets of event channels that are allocated (Xen 4.17: xen/event.h `evtchn_from_port`). */
+export function* eventChannelBuckets(xen: Xen, domain: Domain): Generator<{ address: bigint; channels: number }> {
+  const channels = powerOfTwoBelow(PAGE_SIZE / xen.sizeOf('evtchn'));
   const bucketsPerGroup = PAGE_SIZE / 8;
   const valid = domain.object.num('valid_evtchns');
-  for (let bucket = 0; bucket * perBucket < valid; bucket++) {
+  for (let bucket = 0; bucket * channels < valid; bucket++) {
     const group = Math.floor(bucket / bucketsPerGroup);
     const table = domain.object.u64(`evtchn_group[${group}]`);
-    const at = bucket === 0 ? domain.object.u64('evtchn') : bucketAt(xen, table, bucket % bucketsPerGroup);
-    if (at === 0n) continue;
-    for (let n = 0; n < perBucket; n++) yield xen.object('evtchn', at + BigInt(n * size));
+    const address = bucket === 0 ? domain.object.u64('evtchn') : bucketAt(xen, table, bucket % bucketsPerGroup);
+    if (address !== 0n) yield { address, channels };
   }
+}
+
+/** The channels of one bucket. */
+export function eventChannelsIn(xen: Xen, bucket: bigint, channels: number): XenObject[] {
+  const size = xen.sizeOf('evtchn');
+  return Array.from({ length: channels }, (_, n) => xen.object('evtchn', bucket + BigInt(n * size)));
+}
+
+/** Event channels whose bucket is allocated. */
+export function* eventChannels(xen: Xen, domain: Domain): Generator<XenObject> {
+  for (const { address, channels } of eventChannelBuckets(xen, domain)) yield* eventChannelsIn(xen, address, channels);
 }
 
 const bucketAt = (xen: Xen, table: bigint, index: number): bigint =>

@@ -3,8 +3,9 @@
  * reachable from them. The places come from the profile; this file knows how to reach the objects.
  */
 import { type LockKind, lockSites } from '../layout/locks.js';
+import type { Profile } from '../layout/profile.js';
 import { allVcpus, type Domain } from './domains.js';
-import { eventChannels, grantEntries } from './heap.js';
+import { eventChannelBuckets, eventChannelsIn, grantEntries } from './heap.js';
 import type { XenObject } from './object.js';
 import { runQueues, schedulerPrivates, schedulerResources } from './scheduler.js';
 import type { Xen } from './xen.js';
@@ -25,25 +26,24 @@ export const lockName = ({ owner, path }: LockInstance): string => (owner === ''
 export function isHeld(xen: Xen, lock: LockInstance): boolean {
   switch (lock.kind) {
     case 'spinlock':
-      return spinlockHeld(xen, lock.address);
+      return spinlockHeld(xen, lock.address, 0);
     case 'rwlock':
-      return xen.memory.u32(lock.address) !== 0 || spinlockHeld(xen, lock.address + rwlockSpin(xen));
+      return rwlockHeld(xen, lock.address);
     case 'percpu-rwlock':
-      return (
-        isHeld(xen, { ...lock, kind: 'rwlock' }) || xen.object('percpu_rwlock', lock.address).bool('writer_activating')
-      );
+      return rwlockHeld(xen, lock.address) || xen.object('percpu_rwlock', lock.address).bool('writer_activating');
   }
 }
 
-const rwlockSpin = (xen: Xen): bigint => xen.offsetOf('rwlock_t', 'lock');
+const rwlockHeld = (xen: Xen, address: bigint): boolean =>
+  xen.memory.u32(address) !== 0 || spinlockHeld(xen, address, xen.profile.struct('rwlock_t').field('lock').offset);
 
 /**
  * A ticket lock is free when the next ticket to be served is the next to be handed out. A recursive lock also counts
  * how often its holder took it; the CPU noted beside the count means nothing while that is zero (xen/spinlock.h).
  */
-function spinlockHeld(xen: Xen, address: bigint): boolean {
-  const tickets = xen.memory.u32(address);
-  return (tickets & 0xffff) !== tickets >>> 16 || xen.memory.u16(address + 4n) >>> 12 !== 0;
+function spinlockHeld({ memory }: Xen, address: bigint, offset: number): boolean {
+  const tickets = memory.u32(address, offset);
+  return (tickets & 0xffff) !== tickets >>> 16 || memory.u16(address, offset + 4) >>> 12 !== 0;
 }
 
 /** `recurse_cpu` = no CPU (12 bits set), `recurse_cnt` = 0. */
@@ -52,87 +52,148 @@ export const UNRECURSED = 0x0fff;
 const PER_CPU_PREFIX = 'per_cpu__';
 
 /** Locks in globals and per-CPU data: NiLiHype's "static locks". */
-export function* staticLocks(xen: Xen): Generator<LockInstance> {
-  const sites = lockSites(xen.profile);
-  for (const site of sites.globals) {
-    yield { kind: site.kind, owner: '', path: site.name, address: xen.symbol(site.name) + BigInt(site.offset) };
-  }
-  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    for (const site of sites.perCpu) {
-      const address = xen.symbol(site.name) + BigInt(site.offset) + xen.perCpuOffset(cpu);
-      yield { kind: site.kind, owner: `CPU ${cpu}`, path: site.name.slice(PER_CPU_PREFIX.length), address };
+export function staticLocks(xen: Xen): readonly LockInstance[] {
+  const { cpuCount, profile } = xen;
+  const offsets = Array.from({ length: cpuCount }, (_, cpu) => xen.perCpuOffset(cpu));
+  return remembered(xen, `static ${offsets.join()}`, () => {
+    const sites = lockSites(profile);
+    const locks: LockInstance[] = sites.globals.map((site) => ({
+      kind: site.kind,
+      owner: '',
+      path: site.name,
+      address: xen.symbol(site.name) + BigInt(site.offset),
+    }));
+    for (const [cpu, offset] of offsets.entries()) {
+      for (const site of sites.perCpu) {
+        const address = xen.symbol(site.name) + BigInt(site.offset) + offset;
+        locks.push({ kind: site.kind, owner: `CPU ${cpu}`, path: site.name.slice(PER_CPU_PREFIX.length), address });
+      }
     }
-  }
+    return locks;
+  });
 }
 
 /** Locks in objects on Xen's heap; those of grant entries, thousands of them, only on request. */
-export function* heapLocks(
+export function heapLocks(
   xen: Xen,
   domains: readonly Domain[],
   which: 'all' | 'no-grant-entries' = 'all',
-): Generator<LockInstance> {
-  for (const domain of domains) yield* domainLocks(xen, domain, which);
+): readonly LockInstance[] {
+  const locks: LockInstance[] = [];
+  for (const domain of domains) domainLocks(locks, xen, domain, which);
   for (const vcpu of allVcpus(domains)) {
-    yield* locksIn(xen, vcpu.object, vcpu.name, skipOtherKind(xen, vcpu.domain));
-    const fifo = vcpu.object.u64('evtchn_fifo');
-    if (fifo !== 0n) yield* locksIn(xen, xen.object('evtchn_fifo_vcpu', fifo), `${vcpu.name} event queue`);
+    addLocksOf(locks, xen, vcpu.object, vcpu.name, vcpu.domain);
+    pointedTo(locks, xen, vcpu.object.u64('evtchn_fifo'), 'evtchn_fifo_vcpu', `${vcpu.name} event queue`);
   }
-  for (const resource of schedulerResources(xen)) yield* locksIn(xen, resource, 'scheduler resource');
-  for (const data of schedulerPrivates(xen)) yield* locksIn(xen, data, 'scheduler');
-  for (const queue of runQueues(xen)) yield* locksIn(xen, queue, 'run queue');
-  yield* interruptLocks(xen);
-  yield* pointedTo(xen, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
+  for (const resource of schedulerResources(xen)) addLocksOf(locks, xen, resource, 'scheduler resource');
+  for (const data of schedulerPrivates(xen)) addLocksOf(locks, xen, data, 'scheduler');
+  for (const queue of runQueues(xen)) addLocksOf(locks, xen, queue, 'run queue');
+  addAll(locks, interruptLocks(xen));
+  pointedTo(locks, xen, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
+  return locks;
 }
 
-function* domainLocks(xen: Xen, domain: Domain, which: 'all' | 'no-grant-entries'): Generator<LockInstance> {
+function domainLocks(locks: LockInstance[], xen: Xen, domain: Domain, which: 'all' | 'no-grant-entries'): void {
   const name = `d${domain.id}`;
   const { object } = domain;
-  yield* locksIn(xen, object, name, skipOtherKind(xen, domain));
+  addLocksOf(locks, xen, object, name, domain);
   if (domain.kind === 'idle') return;
-  yield* pointedTo(xen, object.u64('grant_table'), 'grant_table', `${name} grant table`);
-  if (which === 'all') for (const entry of grantEntries(xen, domain)) yield* locksIn(xen, entry, `${name} grant entry`);
-  for (const channel of eventChannels(xen, domain)) yield* locksIn(xen, channel, `${name} event channel`);
+  pointedTo(locks, xen, object.u64('grant_table'), 'grant_table', `${name} grant table`);
+  if (which === 'all') {
+    for (const entry of grantEntries(xen, domain)) addAll(locks, locksIn(xen, entry, `${name} grant entry`, NONE));
+  }
+  for (const { address, channels } of eventChannelBuckets(xen, domain)) {
+    const owner = `${name} event channel`;
+    const bucket = remembered(xen, `${owner} ${address} ${channels}`, () =>
+      eventChannelsIn(xen, address, channels).flatMap((channel) => locksIn(xen, channel, owner, NONE)),
+    );
+    addAll(locks, bucket);
+  }
   for (const path of ['iomem_caps', 'irq_caps', 'arch.ioport_caps']) {
-    yield* pointedTo(xen, object.u64(path), 'rangeset', `${name} ${path}`);
+    pointedTo(locks, xen, object.u64(path), 'rangeset', `${name} ${path}`);
   }
   if (domain.kind !== 'hvm') return;
-  yield* pointedTo(xen, object.u64('arch.p2m'), 'p2m_domain', `${name} p2m`);
-  yield* pointedTo(xen, object.u64('arch.hvm.pl_time'), 'pl_time', `${name} platform timers`);
+  pointedTo(locks, xen, object.u64('arch.p2m'), 'p2m_domain', `${name} p2m`);
+  pointedTo(locks, xen, object.u64('arch.hvm.pl_time'), 'pl_time', `${name} platform timers`);
   for (let n = 0; n < 8; n++) {
-    yield* pointedTo(xen, object.u64(`ioreq_server.server[${n}]`), 'ioreq_server', `${name} ioreq server`);
+    pointedTo(locks, xen, object.u64(`ioreq_server.server[${n}]`), 'ioreq_server', `${name} ioreq server`);
   }
 }
 
-function* interruptLocks(xen: Xen): Generator<LockInstance> {
+function interruptLocks(xen: Xen): readonly LockInstance[] {
   const table = xen.memory.u64(xen.symbol('irq_desc'));
   const count = xen.memory.u32(xen.symbol('nr_irqs'));
   const size = BigInt(xen.sizeOf('irq_desc'));
-  for (let irq = 0; irq < count; irq++) {
-    yield* locksIn(xen, xen.object('irq_desc', table + BigInt(irq) * size), `IRQ ${irq}`);
-  }
+  return remembered(xen, `irq_desc ${table} ${count}`, () =>
+    Array.from({ length: count }, (_, irq) => xen.object('irq_desc', table + BigInt(irq) * size)).flatMap((desc, irq) =>
+      locksIn(xen, desc, `IRQ ${irq}`, NONE),
+    ),
+  );
 }
 
-function* pointedTo(xen: Xen, address: bigint, struct: string, name: string): Generator<LockInstance> {
-  if (address !== 0n) yield* locksIn(xen, xen.object(struct, address), name);
+function pointedTo(locks: LockInstance[], xen: Xen, address: bigint, struct: string, name: string): void {
+  if (address !== 0n) addLocksOf(locks, xen, xen.object(struct, address), name);
+}
+
+/** Locks of one structure. @param domain whose it is, where the structure has a half for each kind of domain */
+function addLocksOf(locks: LockInstance[], xen: Xen, object: XenObject, name: string, domain?: Domain): void {
+  const half = domain === undefined ? '' : halfOf(xen, domain);
+  const list = remembered(xen, `${object.layout.name} ${object.address} ${name} ${half}`, () =>
+    locksIn(xen, object, name, half === '' ? NONE : (path) => isOtherHalf(path, half)),
+  );
+  addAll(locks, list);
+}
+
+function addAll(locks: LockInstance[], more: readonly LockInstance[]): void {
+  for (const lock of more) locks.push(lock);
 }
 
 /** Locks inside one structure, as its type has them. */
-function* locksIn(
-  xen: Xen,
-  object: XenObject,
-  name: string,
-  skip: (path: string) => boolean = () => false,
-): Generator<LockInstance> {
-  for (const site of lockSites(xen.profile).inStruct.get(object.layout.name) ?? []) {
-    if (skip(site.path)) continue;
-    yield { kind: site.kind, owner: name, path: site.path, address: object.address + BigInt(site.offset) };
-  }
+function locksIn(xen: Xen, object: XenObject, name: string, skip: (path: string) => boolean): LockInstance[] {
+  const sites = lockSites(xen.profile).inStruct.get(object.layout.name) ?? [];
+  return sites
+    .filter((site) => !skip(site.path))
+    .map((site) => ({ kind: site.kind, owner: name, path: site.path, address: object.address + BigInt(site.offset) }));
 }
 
-/** The PV and HVM halves of `arch`, and in the latter AMD's and Intel's, are unions: the wrong half is other data. */
-function skipOtherKind(xen: Xen, domain: Domain): (path: string) => boolean {
-  if (domain.kind === 'idle') return (path) => /^arch\.(pv|hvm)\./.test(path);
-  if (domain.kind === 'pv') return (path) => path.startsWith('arch.hvm.');
-  const vendor = xen.memory.u64(xen.perCpu('host_vmcb', 0)) === 0n ? 'svm' : 'vmx';
-  return (path) => path.startsWith('arch.pv.') || path.startsWith(`arch.hvm.${vendor}.`);
+const NONE = (): boolean => false;
+
+/** Lists of locks follow from where a structure is and what it is, so they are made once: nearly all are as they were. */
+const lists = new WeakMap<Profile, Map<string, readonly LockInstance[]>>();
+/** Far more than the structures of a box; when VMs come and go for days, we begin anew. */
+const REMEMBERED_LIMIT = 20_000;
+
+function remembered({ profile }: Xen, key: string, make: () => readonly LockInstance[]): readonly LockInstance[] {
+  let known = lists.get(profile);
+  if (known === undefined || known.size > REMEMBERED_LIMIT) {
+    known = new Map();
+    lists.set(profile, known);
+  }
+  let list = known.get(key);
+  if (list === undefined) {
+    list = make();
+    known.set(key, list);
+  }
+  return list;
+}
+
+/** Which half of the unions in `arch` is in use: PV's or HVM's, and of the latter AMD's or Intel's. */
+type Half = 'none' | 'pv' | 'svm' | 'vmx';
+
+function halfOf(xen: Xen, { kind }: Domain): Half {
+  if (kind !== 'hvm') return kind === 'pv' ? 'pv' : 'none';
+  return xen.memory.u64(xen.perCpu('host_vmcb', 0)) === 0n ? 'vmx' : 'svm';
+}
+
+/** The half that is not in use is other data. */
+function isOtherHalf(path: string, half: Half): boolean {
+  switch (half) {
+    case 'none':
+      return /^arch\.(pv|hvm)\./.test(path);
+    case 'pv':
+      return path.startsWith('arch.hvm.');
+    case 'svm':
+    case 'vmx':
+      return path.startsWith('arch.pv.') || path.startsWith(`arch.hvm.${half === 'svm' ? 'vmx' : 'svm'}.`);
+  }
 }

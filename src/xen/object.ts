@@ -28,8 +28,7 @@ export class XenObject {
   /** An unsigned or signed field of up to 4 bytes (or a bit field), as a number. */
   num(path: string): number {
     const field = this.layout.field(path);
-    const at = this.address + BigInt(field.offset);
-    const raw = field.size === 1 ? this.memory.u8(at) : field.size === 2 ? this.memory.u16(at) : this.memory.u32(at);
+    const raw = this.#raw(field.size, field.offset);
     if (field.bit !== undefined) return (raw >>> field.bit.offset) & ((1 << field.bit.width) - 1);
     if (field.type.kind === 'base' && field.type.signed) {
       const unused = 32 - 8 * field.size;
@@ -44,11 +43,16 @@ export class XenObject {
 
   /** An unsigned 64-bit field or a pointer. */
   u64(path: string): bigint {
-    return this.memory.u64(this.at(path));
+    return this.memory.u64(this.address, this.layout.field(path).offset);
   }
 
   /** A signed 64-bit field, such as Xen's `s_time_t` (nanoseconds). */
   i64(path: string): bigint {
-    return this.memory.i64(this.at(path));
+    return this.memory.i64(this.address, this.layout.field(path).offset);
+  }
+
+  #raw(size: number, offset: number): number {
+    if (size === 1) return this.memory.u8(this.address, offset);
+    return size === 2 ? this.memory.u16(this.address, offset) : this.memory.u32(this.address, offset);
   }
 }

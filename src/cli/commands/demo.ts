@@ -1,10 +1,11 @@
 /** `ninelives demo`: break a real Xen under running VMs, and bring it back. */
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { runTrial, type Trial } from '../../campaign/trial.js';
-import { EXIT } from '../../common/errors.js';
+import { runTrial } from '../../campaign/trial.js';
+import { EXIT, NinelivesError } from '../../common/errors.js';
 import { Random } from '../../common/random.js';
 import { findTarget, type Target } from '../../guard/target.js';
+import { planInjection, type TriggerSpec } from '../../inject/index.js';
 import { count, duration } from '../../report/style.js';
 import { tallyLines, tallyOf } from '../../report/tally.js';
 import { timeline } from '../../report/timeline.js';
@@ -14,7 +15,7 @@ import { NEW_BOX_OPTIONS, newBoxSpec } from '../box.js';
 import { claimBox, forgetBox, recordBox } from '../boxes.js';
 import type { Command, Context } from '../command.js';
 import { parseRuns, parseSeed } from '../options.js';
-import { demoObject, runResult, storyOf, tallyObject } from '../trial-report.js';
+import { demoObject, type InjectedTrial, isInjected, runResult, storyOf, tallyObject } from '../trial-report.js';
 import { reachLines, recordOf } from './up.js';
 
 export const demo: Command = {
@@ -63,7 +64,7 @@ interface Plan {
   readonly runs: number;
 }
 
-async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Promise<Trial[]> {
+async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Promise<InjectedTrial[]> {
   const { terminal, signal, typed, json, print, colors, width } = context;
   terminal.step('finding Xen');
   await box.machine.freeze();
@@ -71,7 +72,7 @@ async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Prom
   await box.machine.resume();
   const oracle = new ChainOracle();
   const capsules = typed.text('capsules');
-  const trials: Trial[] = [];
+  const trials: InjectedTrial[] = [];
   for (let run = 1; run <= runs; run++) {
     signal.throwIfAborted();
     terminal.step(runs === 1 ? 'breaking and recovering' : `run ${run} of ${runs}`);
@@ -79,12 +80,14 @@ async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Prom
     const capsuleDir = capsules === undefined ? undefined : join(capsules, `seed-${seed}-run-${run}`);
     if (capsuleDir !== undefined) await mkdir(capsuleDir, { recursive: true });
     const trial = await runTrial(box, target, {
-      random: Random.forPart(seed, run),
+      planned: planInjection(Random.forPart(seed, run), { type: 'failstop' }, TRIGGER),
       oracle,
       signal,
+      warm: run > 1,
       told: (text) => terminal.detail(text),
-      ...(capsuleDir === undefined ? {} : { capsuleDir }),
+      ...(capsuleDir === undefined ? {} : { evidenceDir: capsuleDir }),
     });
+    if (!isInjected(trial)) throw new NinelivesError('NL_TIMEOUT', trial.cause ?? 'nothing was broken', AGAIN);
     trials.push(trial);
     terminal.done();
     if (json) continue;
@@ -94,8 +97,12 @@ async function runTrials(box: Box, { seed, runs }: Plan, context: Context): Prom
   return trials;
 }
 
+/** Somewhere in the next half second, and at any instruction of a block: freezing stops a CPU between blocks of QEMU's. */
+const TRIGGER: TriggerSpec = { type: 'timer', delayMs: [50, 600], instructions: [0, 60], limitMs: 20_000 };
+const AGAIN = { fix: 'run it again: no CPU came to the point in Xen that was chosen' };
+
 /** One line for one of many runs. */
-function runLine(run: number, trial: Trial, { paint }: Context): string {
+function runLine(run: number, trial: InjectedTrial, { paint }: Context): string {
   const { success, noVmf } = trial.verdict;
   const mark = success ? (noVmf ? paint.green('✓') : paint.yellow('!')) : paint.red('✗');
   const latency = trial.recoveries[0]?.latencyMs;
@@ -104,7 +111,7 @@ function runLine(run: number, trial: Trial, { paint }: Context): string {
   return `${mark} ${String(run).padStart(4)}  ${took.padStart(8)}  ${trial.point.vcpu} ${trial.point.at}${cause}`;
 }
 
-function conclude(box: Box, seed: number, trials: readonly Trial[], context: Context): number {
+function conclude(box: Box, seed: number, trials: readonly InjectedTrial[], context: Context): number {
   const { json, print, printJson, width, colors, paint } = context;
   const results = trials.map(runResult);
   const allHeld = trials.every((trial) => trial.verdict.success);

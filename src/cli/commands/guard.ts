@@ -1,16 +1,15 @@
 /** `ninelives guard`: watch a running box, and recover it every time it fails. Ctrl-C detaches; the box runs on. */
 import { mkdir } from 'node:fs/promises';
 import { EXIT, isNinelivesError } from '../../common/errors.js';
-import { Random } from '../../common/random.js';
 import { Guard, type GuardEvent } from '../../guard/guard.js';
 import { findTarget, type Target } from '../../guard/target.js';
-import { type InjectionPoint, injectFailstop } from '../../inject/failstop.js';
+import { injectPlanned, type Planned } from '../../inject/index.js';
 import { Machine } from '../../machine/machine.js';
 import { recoveryLines } from '../../report/timeline.js';
 import { boxAddress, RUNNING_BOX_OPTIONS } from '../box.js';
 import type { Command, Context } from '../command.js';
 import { eventObject } from '../guard-events.js';
-import { listenForInjections } from '../guard-socket.js';
+import { type Done, listenForInjections } from '../guard-socket.js';
 
 export const guard: Command = {
   name: 'guard',
@@ -30,7 +29,7 @@ export const guard: Command = {
     await using machine = await Machine.attach(address);
     const target = await findTarget(machine, typed.text('profiles'));
     const watcher = new Watcher(machine, target, capsuleDir, context);
-    using _ = await listenForInjections(address.qmpPath, (seed) => watcher.inject(seed));
+    using _ = await listenForInjections(address.qmpPath, (planned) => watcher.inject(planned));
     const lost = await watcher.run();
     tell({ kind: 'ended', why: lost ? 'the box could not be recovered' : 'detached' }, context);
     return lost ? EXIT.targetFailed : EXIT.ok;
@@ -40,7 +39,7 @@ export const guard: Command = {
 /** Guards, and now and then injects on request: one guard ends, the fault goes in, and the next guard meets it. */
 class Watcher {
   private guard: Guard | undefined;
-  private request: { seed: number; done: (point: Promise<InjectionPoint>) => void } | undefined;
+  private request: { planned: Planned; done: (done: Promise<Done>) => void } | undefined;
   private lost = false;
   private watched = false;
 
@@ -52,10 +51,10 @@ class Watcher {
   ) {}
 
   /** Breaks the box that is guarded, between two looks of its guard. */
-  inject(seed: number): Promise<InjectionPoint> {
+  inject(planned: Planned): Promise<Done> {
     if (this.request !== undefined) return Promise.reject(new Error('another injection is under way'));
     return new Promise((resolve) => {
-      this.request = { seed, done: resolve };
+      this.request = { planned, done: resolve };
       this.guard?.stop();
     });
   }
@@ -97,7 +96,10 @@ class Watcher {
     const { request } = this;
     if (request === undefined) return;
     this.request = undefined;
-    const injection = injectFailstop(this.target, new Random(request.seed));
+    const injection = injectPlanned(this.target, request.planned, this.context.signal).then(({ point, applied }) => ({
+      point,
+      what: applied.what,
+    }));
     request.done(injection);
     // Whoever asked is told of an injection that fails; the guard goes on.
     await injection.catch(() => {});

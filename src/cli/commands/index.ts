@@ -1,5 +1,13 @@
 /** All commands, in the order in which the help shows them. */
 import type { Command } from '../command.js';
+import { campaignCompare } from './campaign-compare.js';
+import { campaignExport } from './campaign-export.js';
+import { campaignMerge } from './campaign-merge.js';
+import { campaignRerun } from './campaign-rerun.js';
+import { campaignResume } from './campaign-resume.js';
+import { campaignRun } from './campaign-run.js';
+import { campaignShow } from './campaign-show.js';
+import { campaignStatus } from './campaign-status.js';
 import { demo } from './demo.js';
 import { doctor } from './doctor.js';
 import { down } from './down.js';
@@ -8,6 +16,7 @@ import { inject } from './inject.js';
 import { inspect } from './inspect.js';
 import { profileMake } from './profile-make.js';
 import { replay } from './replay.js';
+import { report } from './report.js';
 import { status } from './status.js';
 import { up } from './up.js';
 
@@ -20,6 +29,15 @@ export const COMMANDS: readonly Command[] = [
   guard,
   inspect,
   replay,
+  campaignRun,
+  campaignResume,
+  campaignStatus,
+  campaignShow,
+  campaignRerun,
+  campaignCompare,
+  campaignExport,
+  campaignMerge,
+  report,
   doctor,
   profileMake,
 ];

@@ -57,6 +57,7 @@ export interface SessionOptions extends ConnectionOptions {
 export type Resumption =
   | { readonly kind: 'all' }
   | { readonly kind: 'only'; readonly cpu: number }
+  | { readonly kind: 'these'; readonly cpus: readonly number[] }
   | { readonly kind: 'step'; readonly cpu: number };
 
 /** QEMU's packets hold 4096 characters; two for each byte, and a header. */
@@ -213,9 +214,7 @@ export class StubSession {
   /** Lets the machine run, or one CPU of it. The next stop comes through `onStop`. */
   resume(what: Resumption): void {
     this.#refuseWhileRunning('resume');
-    const packet =
-      what.kind === 'all' ? 'vCont;c' : `vCont;${what.kind === 'only' ? 'c' : 's'}:${(what.cpu + 1).toString(16)}`;
-    this.#connection.send(packet);
+    this.#connection.send(resumePacket(what));
     this.#running = true;
     this.#connection.flush();
   }
@@ -285,6 +284,20 @@ export class StubSession {
     if (this.#refusal) throw this.#refusal;
     if (this.#running)
       throw new NinelivesError('NL_INTERNAL', `"${what}" sent to the debugger stub while the machine runs`);
+  }
+}
+
+function resumePacket(what: Resumption): string {
+  const thread = (cpu: number): string => (cpu + 1).toString(16);
+  switch (what.kind) {
+    case 'all':
+      return 'vCont;c';
+    case 'only':
+      return `vCont;c:${thread(what.cpu)}`;
+    case 'these':
+      return `vCont${what.cpus.map((cpu) => `;c:${thread(cpu)}`).join('')}`;
+    case 'step':
+      return `vCont;s:${thread(what.cpu)}`;
   }
 }
 

@@ -15,8 +15,8 @@ import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostWakeups } from './lost-wakeups.js';
-import { pageFrames } from './page-frames.js';
-import { pageTables } from './page-tables.js';
+import { pageFrames, pageFramesBy } from './page-frames.js';
+import { pageTables, pageTablesBy } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rendezvous } from './rendezvous.js';
@@ -56,4 +56,13 @@ export const microreset: Mechanism = {
     lostWakeups,
     placeCpus,
   ],
+};
+
+/** The same with page frames looked for in all of the frame table: for comparison, in speed and in what is found. */
+export const microresetByScan: Mechanism = {
+  name: 'microreset-by-scan',
+  steps: microreset.steps.map((step) => {
+    if (step === pageFrames) return pageFramesBy('everywhere');
+    return step === pageTables ? pageTablesBy('everywhere') : step;
+  }),
 };

@@ -7,103 +7,183 @@
  * What the count has to be can be counted: from the top level down, references are counted in all validated tables, and
  * a table with more than that loses the difference. One that is left with none is taken apart as Xen does it: it is no
  * longer validated, and what it references loses a reference as well. A table that was being validated is one of those;
- * the retried call validates it anew.
+ * the retried call validates it anew. (ReHype makes the validation bit agree with the count, and leaves the children.)
  *
- * The cost grows with the number of page tables of PV guests, not with RAM, and is paid only when a dropped thread was
- * inside the code that changes them. (ReHype makes the validation bit agree with the count, and leaves the children.)
+ * Which tables have to be counted: those that an abandoned thread's registers and stack lead to, and what hangs below
+ * one of them that is not validated. Most are settled by the tables of the address spaces in use: a count that is no higher
+ * than the references found there is right, whatever else there may be. Where one is higher, all tables are looked for, in
+ * memory that is allocated. To look for all tables in all of RAM is there for comparison.
+ *
+ * A reference can be parked: a call that was preempted while it gave one back notes the table in its vCPU
+ * (`arch.old_guest_table`), and the vCPU's next call goes on with it. Such a reference counts. Where the dropped thread had given it
+ * back and not yet taken the note away, the note goes: to give it back twice is a BUG to Xen.
  */
-import { PAGE_SIZE } from '../../x86/address.js';
-import { framesWhere, pageInfo } from '../../xen/frames.js';
+
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { FrameWords, frameTable, pageInfo } from '../../xen/frames.js';
+import { PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
+import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
 
-const ENTRIES = 512;
+/** `touched`: frames that abandoned threads lead to. `everywhere`: all of the frame table. */
+export type FrameSearch = 'touched' | 'everywhere';
+
+/** A thorough plan looks everywhere; so does one for a Xen whose direct map is compressed, where addresses do not tell. */
+export const searchOf = ({ scope, xen }: StepContext, search: FrameSearch): FrameSearch =>
+  scope === 'everything' || !xen.memory.hasPlainDirectMap ? 'everywhere' : search;
+
 const PRESENT = 1;
 const WRITABLE = 2;
-/** Slots of a top-level table that belong to Xen (asm-x86/config.h: ROOT_PAGETABLE_FIRST_XEN_SLOT and _LAST_). */
-const XEN_SLOTS = { first: 256, last: 271 } as const;
 /** Functions that change page tables or their types. */
 export const CHANGES_TABLES =
   /page_type|put_page|get_page|mod_l\d|mmu_update|mmuext|update_va_mapping|ptwr|promote|demote|l\d_table|put_pt|pv_ro_page|page_lock/;
 
-export const pageTables: Step = {
+export const pageTablesBy = (search: FrameSearch): Step => ({
   name: 'page-tables',
   removes: 'type references of page tables that were half taken or half dropped',
   source: 'ours; Le and Tamir, VEE 2011 for the validation bit; Xen 4.17 arch/x86/mm.c',
   run(context) {
-    if (context.wasIn(CHANGES_TABLES)) new Recount(context).run();
+    const recount = new Recount(context);
+    if (searchOf(context, search) === 'touched') recount.touched();
+    else if (context.wasIn(CHANGES_TABLES)) recount.everywhere();
   },
-};
+});
 
-type Level = 1 | 2 | 3 | 4;
+export const pageTables = pageTablesBy('touched');
+
+/** From the top down: the references of a level are counted when those above it are right. */
+const LEVELS = [3, 2, 1] as const;
 
 class Recount {
   readonly #context: StepContext;
-  readonly #tables: Record<Level, number[]> = { 1: [], 2: [], 3: [], 4: [] };
+  readonly #words: FrameWords;
+  readonly #tables: PageTables;
   readonly #countMask: bigint;
   readonly #validated: bigint;
   readonly #partial: bigint;
   readonly #pinned: bigint;
   readonly #writable: bigint;
   readonly #typeMask: bigint;
+  /** How many parked references each frame has, and on which dropped threads' notes they stand. */
+  readonly #parked = new Map<number, number>();
+  readonly #notes = new Map<number, Vcpu>();
 
   constructor(context: StepContext) {
     this.#context = context;
     const constant = (name: string): bigint => BigInt(context.xen.profile.constant(name));
+    this.#words = new FrameWords(context.xen);
+    this.#tables = new PageTables(context.xen, this.#words);
     this.#countMask = constant('PGT_count_mask');
     this.#validated = constant('PGT_validated');
     this.#partial = constant('PGT_partial');
     this.#pinned = constant('PGT_pinned');
     this.#writable = constant('PGT_writable_page');
     this.#typeMask = constant('PGT_type_mask');
+    this.#readNotes();
   }
 
-  run(): void {
-    const { xen } = this.#context;
-    const state = BigInt(xen.profile.constant('PGC_state'));
-    for (const frame of framesWhere(xen, (word) => isTable(word >>> 29))) {
-      if ((pageInfo(xen, frame).u64('count_info') & state) !== 0n) continue;
-      this.#tables[Number(this.#typeInfo(frame) >> 61n) as Level].push(frame);
+  #readNotes(): void {
+    const { situation, abandoned } = this.#context;
+    const table = frameTable(this.#context.xen);
+    const size = BigInt(this.#context.xen.sizeOf('page_info'));
+    for (const vcpu of allVcpus(situation.domains)) {
+      const address = vcpu.domain.kind === 'pv' ? vcpu.object.u64('arch.old_guest_table') : 0n;
+      if (address === 0n) continue;
+      const frame = Number((address - table) / size);
+      const whole = !vcpu.object.bool('arch.old_guest_table_partial');
+      const dropped = whole && abandoned.some(({ current }) => current.address === vcpu.address);
+      if (dropped && (this.#typeInfo(frame) & this.#validated) === 0n) {
+        this.#forget(vcpu, frame);
+        continue;
+      }
+      this.#parked.set(frame, (this.#parked.get(frame) ?? 0) + 1);
+      if (dropped) this.#notes.set(frame, vcpu);
     }
-    for (const level of [3, 2, 1] as const) this.#fixLevel(level, this.#references((level + 1) as Level));
   }
 
-  /** How often each frame is referenced by the tables of a level. */
-  #references(level: Level): Map<number, number> {
-    const references = new Map<number, number>();
-    for (const frame of this.#tables[level]) {
-      for (const child of this.#children(frame, level, this.#validEntries(frame))) {
-        references.set(child, (references.get(child) ?? 0) + 1);
+  #forget(vcpu: Vcpu, frame: number): void {
+    const reason = `${vcpu.name} had given back its reference of frame 0x${frame.toString(16)}`;
+    if (this.#context.plan.set(vcpu.object, 'arch.old_guest_table', 0, reason)) this.#context.plan.found(reason);
+  }
+
+  everywhere(): void {
+    const all = this.#tables.list('all');
+    for (const level of LEVELS) {
+      const above = (level + 1) as TableLevel;
+      this.#fix(level, all[level], this.#tables.references(all[above], above, all[level]));
+    }
+  }
+
+  touched(): void {
+    const { xen, abandoned, situation } = this.#context;
+    const suspects = this.#suspects([...touchedFrames(xen, this.#words, abandoned), ...this.#notes.keys()]);
+    if (LEVELS.every((level) => suspects[level].size === 0)) return;
+    const inUse = this.#tables.inUse(situation.domains);
+    let all: Record<TableLevel, number[]> | undefined;
+    for (const level of LEVELS) {
+      const above = (level + 1) as TableLevel;
+      const known = new Set([...inUse[above], ...suspects[above]]);
+      const references = this.#tables.references(known, above, suspects[level]);
+      const unexplained = [...suspects[level]]
+        .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
+        .sort(ascending);
+      if (unexplained.length === 0) continue;
+      all ??= this.#tables.list(this.#allocatorIsQuiet() ? 'allocated' : 'all');
+      const dropped = this.#fix(level, unexplained, this.#tables.references(all[above], above, unexplained));
+      for (const table of dropped) this.#addChildren(suspects, table, level);
+    }
+  }
+
+  /** Free memory is described consistently unless a thread was dropped while it held the allocator's lock. */
+  #allocatorIsQuiet(): boolean {
+    const { frozen } = this.#context;
+    const tickets = frozen.memory.u32(frozen.symbol('heap_lock'));
+    return (tickets & 0xffff) === tickets >>> 16;
+  }
+
+  /** Touched tables by level, with what hangs below those that are not validated. */
+  #suspects(touched: readonly number[]): Record<TableLevel, Set<number>> {
+    const suspects = { 1: new Set<number>(), 2: new Set<number>(), 3: new Set<number>(), 4: new Set<number>() };
+    for (const frame of touched) {
+      const level = this.#tables.levelOf(frame);
+      if (level !== undefined) suspects[level].add(frame);
+    }
+    for (const level of [4, 3, 2] as const) {
+      for (const table of suspects[level]) {
+        if ((this.#typeInfo(table) & this.#validated) === 0n) this.#addChildren(suspects, table, level);
       }
     }
-    return references;
+    return suspects;
   }
 
-  /** How many entries at the start of a table hold references. */
-  #validEntries(frame: number): number {
+  #addChildren(suspects: Record<TableLevel, Set<number>>, table: number, level: TableLevel): void {
+    if (level === 1) return;
+    const below = (level - 1) as TableLevel;
+    this.#tables.eachChild(table, level, 'all', (child) => {
+      if (child < this.#words.count && this.#tables.levelOf(child) === below) suspects[below].add(child);
+    });
+  }
+
+  /** How many references too many a table has. */
+  #excess(frame: number, references: ReadonlyMap<number, number>): number {
     const info = this.#typeInfo(frame);
-    if ((info & this.#validated) !== 0n) return ENTRIES;
-    if ((info & this.#partial) === 0n) return 0;
-    // The entry behind the last complete one holds a reference too while it is partly validated.
-    const descriptor = pageInfo(this.#context.xen, frame);
-    return descriptor.num('nr_validated_ptes') + (descriptor.num('partial_flags') === 0 ? 0 : 1);
+    return Number(info & this.#countMask) - this.#expected(info, frame, references);
   }
 
-  *#children(frame: number, level: Level, entries: number): Generator<number> {
-    const page = this.#context.xen.view.page(frame);
-    if (page === undefined) return;
-    const words = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
-    for (let n = 0; n < entries; n++) {
-      if (level === 4 && n >= XEN_SLOTS.first && n <= XEN_SLOTS.last) continue;
-      const low = words[2 * n]!;
-      if ((low & PRESENT) !== 0) yield (words[2 * n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
-    }
+  #expected(info: bigint, frame: number, references: ReadonlyMap<number, number>): number {
+    const pin = (info & this.#pinned) === 0n ? 0 : 1;
+    return (references.get(frame) ?? 0) + pin + (this.#parked.get(frame) ?? 0);
   }
 
-  #fixLevel(level: 1 | 2 | 3, references: ReadonlyMap<number, number>): void {
-    for (const frame of this.#tables[level]) {
+  /** Corrects what is too high. Returns tables that were valid and are left without a reference. */
+  #fix(level: 1 | 2 | 3, frames: Iterable<number>, references: ReadonlyMap<number, number>): number[] {
+    const dropped: number[] = [];
+    for (const frame of frames) {
       const info = this.#typeInfo(frame);
       const count = Number(info & this.#countMask);
-      const expected = (references.get(frame) ?? 0) + ((info & this.#pinned) === 0n ? 0 : 1);
+      const expected = this.#expected(info, frame, references);
+      const noted = this.#notes.get(frame);
+      if (count < expected && noted !== undefined) this.#forget(noted, frame);
       if (count <= expected) continue;
       const reason = `frame 0x${frame.toString(16)}, a level ${level} table, had ${count} references and has ${expected}`;
       this.#context.plan.found(reason);
@@ -111,21 +191,22 @@ class Recount {
       const after = info - BigInt(count - expected);
       this.#setTypeInfo(frame, expected === 0 ? after & ~(this.#validated | this.#partial) : after, reason);
       this.#dropGeneral(frame, count - expected, reason);
-      if (expected === 0 && wasValid && level === 1) this.#dropMappings(frame, reason);
+      if (expected !== 0) continue;
+      dropped.push(frame);
+      if (wasValid && level === 1) this.#dropMappings(frame, reason);
     }
+    return dropped;
   }
 
   /** What a lowest-level table maps loses one reference for each entry, of its type too where it is mapped writable. */
   #dropMappings(table: number, reason: string): void {
-    const { xen } = this.#context;
-    const page = xen.view.page(table);
-    if (page === undefined) return;
-    const words = Uint32Array.from(new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4));
-    const limit = Number(xen.memory.u64(xen.symbol('max_page')));
-    for (let n = 0; n < ENTRIES; n++) {
+    const found = this.#tables.wordsOf(table);
+    if (found === undefined) return;
+    const words = Uint32Array.from(found);
+    for (let n = 0; n < TABLE_ENTRIES; n++) {
       const low = words[2 * n]!;
       const frame = (words[2 * n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
-      if ((low & PRESENT) === 0 || frame >= limit) continue;
+      if ((low & PRESENT) === 0 || frame >= this.#words.count) continue;
       const info = this.#typeInfo(frame);
       const isWritable = (info & this.#typeMask) === this.#writable && (info & this.#countMask) > 0n;
       if ((low & WRITABLE) !== 0 && isWritable) this.#setTypeInfo(frame, info - 1n, reason);
@@ -139,16 +220,20 @@ class Recount {
 
   #setTypeInfo(frame: number, value: bigint, reason: string): void {
     this.#context.plan.set(pageInfo(this.#context.xen, frame), 'u.inuse.type_info', value, reason);
+    this.#words.changed();
   }
 
-  /** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */
   #dropGeneral(frame: number, times: number, reason: string): void {
-    const info = pageInfo(this.#context.xen, frame);
-    const value = info.u64('count_info');
-    const count = value & BigInt(this.#context.xen.profile.constant('PGC_count_mask'));
-    const drop = count > BigInt(times) ? BigInt(times) : 0n;
-    this.#context.plan.set(info, 'count_info', value - drop, reason);
+    dropGeneral(this.#context, frame, times, reason);
   }
 }
 
-const isTable = (type: number): boolean => type >= 1 && type <= 4;
+/** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */
+export function dropGeneral({ plan, xen }: StepContext, frame: number, times: number, reason: string): void {
+  const info = pageInfo(xen, frame);
+  const value = info.u64('count_info');
+  const count = value & BigInt(xen.profile.constant('PGC_count_mask'));
+  if (count > BigInt(times)) plan.set(info, 'count_info', value - BigInt(times), reason);
+}
+
+const ascending = (a: number, b: number): number => a - b;

@@ -1,0 +1,53 @@
+/** What the sender outside the box says about the VMs that answer it. Does nothing for a box without one. */
+import type { OutsideHost } from '../testbed/outside-host.js';
+import { type Interval, judgeNetBench } from '../workload/netbench.js';
+import { allWell, type VmVerdict } from '../workload/verdict.js';
+
+export interface OutsideVerdict {
+  /** The VMs, those affected that answered too seldom. */
+  readonly vms: readonly VmVerdict[];
+  /** Whether later answers can change it. */
+  readonly decided: boolean;
+  readonly isWell: boolean;
+  /** The longest time without an answer around the last failure. */
+  readonly outageMs?: number;
+}
+
+export class OutsideWatch {
+  readonly #host: OutsideHost | undefined;
+
+  constructor(host: OutsideHost | undefined) {
+    this.#host = host;
+  }
+
+  /** The machine is held by us, or let go: pings wait meanwhile. */
+  held(held: boolean): void {
+    if (held) this.#host?.pause();
+    else this.#host?.resume();
+  }
+
+  /** @param failures from each failure to the resumption of the machine */
+  judge(vms: readonly VmVerdict[], failures: readonly Interval[]): OutsideVerdict {
+    const host = this.#host;
+    if (host === undefined) return { vms, decided: true, isWell: allWell(vms) };
+    const nowMs = performance.now();
+    const verdicts = new Map(
+      host.neighbours.map((name) => [name, judgeNetBench(host.pings(name), { failures, holds: host.holds(), nowMs })]),
+    );
+    const judged = vms.map((vm): VmVerdict => {
+      const verdict = verdicts.get(vm.name);
+      if (verdict === undefined || verdict.ok) return vm;
+      const { worstWindow } = verdict;
+      const worst = worstWindow === undefined ? '' : `: ${worstWindow.lost} of ${worstWindow.sent} in the worst second`;
+      const reason = verdict.decided ? `pings from outside were lost${worst}` : `pings from outside got no answer yet`;
+      return { ...vm, intact: false, reason: vm.reason === undefined ? reason : `${vm.reason}; ${reason}` };
+    });
+    const outages = [...verdicts.values()].flatMap(({ outageMs }) => outageMs ?? []);
+    return {
+      vms: judged,
+      decided: [...verdicts.values()].every((verdict) => verdict.decided),
+      isWell: allWell(judged),
+      ...(outages.length === 0 ? {} : { outageMs: Math.max(...outages) }),
+    };
+  }
+}

@@ -1,0 +1,96 @@
+/** Boxes that experiments are made on, by name: those of the papers, and two of our own. */
+import { type BoxSpec, DEFAULT_BOX, type Dom0Spec, type GuestKind, type GuestSpec, type GuestWork } from './spec.js';
+
+export const SETUP_NAMES = ['default', '1appvm-blkbench', '1appvm-unixbench', '3appvm', 'crowded'] as const;
+export type SetupName = (typeof SETUP_NAMES)[number];
+
+export interface SetupOptions {
+  /** Kind of the AppVMs; `mixed`: PV and PVH take turns. Default `pv` as published, `mixed` for `default` and `crowded`. */
+  readonly guests?: GuestKind | 'mixed';
+  /** Default 8 as published, 4 for `default` and `crowded`. */
+  readonly cpus?: number;
+  /** Default 8192 as published, 2048 for `default` and `crowded`. */
+  readonly memoryMiB?: number;
+}
+
+/** One line on each setup, for people. */
+export const SETUPS: Readonly<Record<SetupName, string>> = {
+  default: 'three AppVMs with work on files, not pinned',
+  '1appvm-blkbench': 'one AppVM with BlkBench, one vCPU for each VM, pinned',
+  '1appvm-unixbench': 'one AppVM with a UnixBench-like load, one vCPU for each VM, pinned',
+  '3appvm': 'a UnixBench-like load and NetBench, pinned; a third AppVM with BlkBench after the recovery',
+  crowded: 'more vCPUs than CPUs, not pinned, guests with up to four vCPUs',
+};
+
+/**
+ * The machine of NiLiHype's evaluation: dom0 and each AppVM have one vCPU, each on a CPU of its own. The new VM has BlkBench.
+ * dom0's own work is only a sign of life.
+ */
+const PUBLISHED_DOM0: Dom0Spec = { vcpus: 1, memoryMiB: 512, work: 'light' };
+
+/** What is asked of the box is checked by `checkBoxSpec` when it is opened. */
+export function setupSpec(setup: SetupName, options: SetupOptions = {}): BoxSpec {
+  switch (setup) {
+    case 'default':
+      return {
+        ...DEFAULT_BOX,
+        cpus: options.cpus ?? DEFAULT_BOX.cpus,
+        memoryMiB: options.memoryMiB ?? DEFAULT_BOX.memoryMiB,
+        guests: withKinds(DEFAULT_BOX.guests, options.guests ?? 'mixed'),
+      };
+    case '1appvm-blkbench':
+      return published(setup, ['blkbench'], options);
+    case '1appvm-unixbench':
+      return published(setup, ['unixbench'], options);
+    case '3appvm':
+      return published(setup, ['unixbench', 'netbench'], options);
+    case 'crowded':
+      return crowded(options);
+  }
+}
+
+function published(setup: SetupName, works: readonly GuestWork[], options: SetupOptions): BoxSpec {
+  const { guests = 'pv', cpus = 8, memoryMiB = 8192 } = options;
+  const vms = works.map((work, i) => ({ name: `app${i + 1}`, kind: 'pv' as const, memoryMiB: 128, vcpus: 1, work }));
+  return {
+    name: guests === 'pv' ? setup : `${setup}-${guests}`,
+    cpus,
+    memoryMiB,
+    accel: 'tcg',
+    dom0: PUBLISHED_DOM0,
+    guests: withKinds(vms, guests),
+    newVm: 'blkbench',
+    pinning: 'one-cpu-each',
+  };
+}
+
+/** 13 vCPUs; on its default of four CPUs each has to share. */
+function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions): BoxSpec {
+  const vm = (name: string, vcpus: number, work: GuestWork): GuestSpec => ({
+    name,
+    kind: 'pv',
+    memoryMiB: 128,
+    vcpus,
+    work,
+  });
+  const vms = [
+    vm('app1', 4, 'unixbench'),
+    vm('app2', 2, 'files'),
+    vm('app3', 1, 'blkbench'),
+    vm('app4', 3, 'files'),
+    vm('app5', 1, 'files'),
+  ];
+  return {
+    name: guests === 'mixed' ? 'crowded' : `crowded-${guests}`,
+    cpus,
+    memoryMiB,
+    accel: 'tcg',
+    dom0: { vcpus: 2, memoryMiB: 512, work: 'light' },
+    guests: withKinds(vms, guests),
+    newVm: 'mix',
+    pinning: 'none',
+  };
+}
+
+const withKinds = (guests: readonly GuestSpec[], kinds: GuestKind | 'mixed'): GuestSpec[] =>
+  guests.map((guest, i) => ({ ...guest, kind: kinds === 'mixed' ? (i % 2 === 0 ? 'pv' : 'pvh') : kinds }));
