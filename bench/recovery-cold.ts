@@ -12,4 +12,6 @@ await using rig = await Rig.open(Number(cpus), Number(memoryMiB));
 const guard = await rig.guard(microreset);
 if (when === 'warm') await guard.warm;
 const measured = await rig.fail(microreset, new Random(BigInt(seed ?? 1)));
-console.log(JSON.stringify({ latencyMs: measured?.recovery.latencyMs, phases: measured?.recovery.phases }));
+const { latencyMs, phases, plan } = measured?.recovery ?? {};
+const steps = plan?.steps.filter(({ durationMs }) => durationMs > 0.5).map(({ name, durationMs }) => [name, durationMs]);
+console.log(JSON.stringify({ latencyMs, phases, steps }));

@@ -24,6 +24,7 @@ tools='taskset 1' works=
 
 setsid $works sh /etc/ninelives/work-files.sh dom0 dom0 "$MAGIC" "$CONSOLE_EVERY" "$BUSYBOX_SHA256" "$DOM0_PACE" </dev/null &
 for module in $MODULES; do insmod /lib/modules/$module.ko || say "ERROR module $module"; done
+[ ! -e /etc/ninelives/dom0-net.sh ] || sh /etc/ninelives/dom0-net.sh
 mount -t xenfs xenfs /proc/xen
 setsid $tools sh /etc/ninelives/agent.sh /dev/ttyS1 &
 
@@ -32,13 +33,15 @@ tries=0
 until xenstore-read / >/dev/null 2>&1 || [ $tries -ge 50 ]; do tries=$((tries + 1)); sleep 0.1; done
 xen-init-dom0 >/dev/null || say 'ERROR xen-init-dom0'
 $tools xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid || say 'ERROR xenconsoled'
+# The kernel's side of XenStore, which answers for the backends of disks, belongs to the tools.
+for thread in xenwatch xenbus; do $tools taskset -p 1 $(pidof $thread); done >/dev/null
 up 'toolstack is up'
 
 for config in /etc/ninelives/vms/*.cfg; do
   [ -e "$config" ] || continue
   ($tools xl create -q "$config" || say "ERROR xl create $config"; up "created ${config##*/}") &
 done
-# What the AppVMs say about their work goes on to Xen's console, for people. The verdict does not depend on it.
+# What the AppVMs say goes on to Xen's console, for people, and to be there when dom0 is not. The verdict does not depend on it.
 relay_consoles() {
   for config in /etc/ninelives/vms/*.cfg; do
     name=${config##*/}
@@ -46,5 +49,12 @@ relay_consoles() {
   done
   tail -F -n +1 /var/log/xen/console/guest-*.log 2>/dev/null
 }
-relay_consoles | while read -r line; do case $line in ninelives:*) echo "$line" ;; esac; done &
+relay_consoles | while read -r line; do
+  case $line in
+    '') ;;
+    '==> '*) vm=${line##*/guest-} vm=${vm%.log*} ;;
+    ninelives:*) echo "$line" ;;
+    *) echo "$vm says: $line" ;;
+  esac
+done &
 while :; do wait; sleep 60; done

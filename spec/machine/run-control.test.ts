@@ -50,6 +50,32 @@ describe('run control', () => {
     expect(stops).toEqual([stop]);
   });
 
+  it('lets register writes leave with the resumption, without waiting for their answers', async () => {
+    const written = session.writeRegisters(new Map([[1, { rip: THERE }]]));
+    await control.resume();
+    expect(control.state).toBe('running');
+    await written;
+    expect(stub.cpus[1]!.rip).toBe(THERE);
+  });
+
+  it('asks whoever captures at stops where a CPU stands, but not when a single CPU was run', async () => {
+    const asked: number[] = [];
+    control.addressOf = async (cpu) => {
+      asked.push(cpu);
+      return session.programCounter(cpu);
+    };
+    stub.onResume = (packet) => {
+      if (packet.startsWith('vCont;s')) hitSoon(2, THERE);
+    };
+    await control.stepOne(2);
+    expect(asked).toEqual([]);
+    await control.setBreakpoints([HERE]);
+    await control.resume();
+    hitSoon(3, HERE);
+    expect(await control.waitForStop(1000)).toMatchObject({ kind: 'breakpoint', cpu: 3, address: HERE });
+    expect(asked).toEqual([3]);
+  });
+
   it('gives the breakpoint stop to whoever wanted to freeze at the same moment', async () => {
     await control.setBreakpoints([HERE]);
     await control.resume();
@@ -60,6 +86,20 @@ describe('run control', () => {
     await sleep(10);
     expect(stub.wrongStops).toBe(0);
     expect(stops).toHaveLength(1);
+  });
+
+  it('runs some CPUs while the others stand, and tells nobody else of the stop', async () => {
+    const packets: string[] = [];
+    stub.onResume = (packet) => {
+      packets.push(packet);
+      hitSoon(3, HERE);
+    };
+    expect(await control.runThese([0, 2, 3], 500)).toMatchObject({ kind: 'breakpoint', cpu: 3 });
+    expect(packets).toEqual(['vCont;c:1;c:3;c:4']);
+    stub.onResume = () => {};
+    expect((await control.runThese([1], 20)).kind).toBe('paused');
+    expect(control.state).toBe('frozen');
+    expect(stops).toEqual([]);
   });
 
   it('steps off a breakpoint before it resumes', async () => {

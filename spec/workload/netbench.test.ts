@@ -108,6 +108,14 @@ describe('the verdict of NetBench', () => {
     expect(judgeNetBench(pings, marks(64_000, { holds }))).toMatchObject({ ok: false, decided: true });
   });
 
+  it('excuses no ping for a hold that still lasts', () => {
+    const pings = series(0, 4000, (atMs) => atMs >= 3800);
+    const holds = [{ startMs: 4000 }];
+    expect(judgeNetBench(pings, marks(4100, { holds })).pending).toBe(20);
+    expect(judgeNetBench(pings, marks(8000, { holds }))).toMatchObject({ ok: false, decided: true, pending: 0 });
+    expect(judgeNetBench(pings, marks(8000, { holds: [{ startMs: 4000, endMs: 4100 }] })).ok).toBe(true);
+  });
+
   it('does not condemn a VM for one ping of a sender that hardly sends', () => {
     const slow = [0, 400, 800, 1200, 1600].map((sentAtMs, n): Ping => ({ to: 'app1', n, sentAtMs }));
     expect(judgeNetBench(slow, marks(20_000))).toMatchObject({ ok: false, decided: false });

@@ -44,7 +44,8 @@ export async function keepEvidence(dir: string, box: Box, target: Target, option
   const said = readFileSync(consoleLogIn(box.runtimeDir, CONSOLE)).subarray(options.mark);
   writeFileSync(join(dir, 'console-xen-dom0.log'), said);
   for (const { name } of box.spec.guests) {
-    writeFileSync(join(dir, `console-${name}.log`), await guestConsole(box, name, options.dom0));
+    const relayed = relayedBy(said.toString('latin1'), name);
+    writeFileSync(join(dir, `console-${name}.log`), await guestConsole(box, name, options.dom0, relayed));
   }
   await box.machine.freeze();
   const view = await box.machine.capture();
@@ -76,16 +77,30 @@ function keepCapsule(
   }
 }
 
-/** The end of what a guest said on its console, which dom0's xenconsoled keeps. */
-async function guestConsole(box: Box, name: string, dom0: EvidenceOptions['dom0']): Promise<string> {
-  if (dom0 === 'lost') return '(it is kept by dom0, which does not work any more)\n';
+/**
+ * The end of what a guest said on its console, which dom0's xenconsoled keeps. Of a dom0 that is lost: what it passed on to its own
+ * console (`guest/dom0-init.sh`) until then.
+ */
+async function guestConsole(box: Box, name: string, dom0: EvidenceOptions['dom0'], relayed: string): Promise<string> {
+  if (dom0 === 'lost') return `(dom0 is lost; this is what it passed on since the box was restored)\n${relayed}`;
   try {
     const path = `/var/log/xen/console/guest-${name}.log`;
     const { output } = await box.dom0.run(`tail -n ${GUEST_CONSOLE_LINES} ${path}`, ASK_LIMIT_MS);
     return output;
   } catch (error) {
-    return `(dom0 could not be asked for it: ${error instanceof Error ? error.message : String(error)})\n`;
+    const why = error instanceof Error ? error.message : String(error);
+    return `(dom0 could not be asked for it: ${why}; this is what it passed on)\n${relayed}`;
   }
+}
+
+/** What of dom0's console guest `name` has said. */
+export function relayedBy(console: string, name: string): string {
+  const lines = console.replaceAll('\r', '').split('\n');
+  const own = lines.flatMap((line) => {
+    if (line.startsWith(`${name} says: `)) return [line.slice(name.length + 7)];
+    return line.startsWith(`ninelives: ${name} `) ? [line] : [];
+  });
+  return own.map((line) => `${line}\n`).join('');
 }
 
 /** What every CPU and vCPU was doing, and the locks that are held. State may be too damaged to be read: that is evidence as well. */

@@ -326,20 +326,20 @@ export class Guard {
   /**
    * Rehearses on the healthy box: translations are cached and the code is compiled. The first ones are made of the frozen box,
    * which records the pages they need; the others of that recording, a few milliseconds at a time, while the box runs and no
-   * recovery is under way. A process that has guarded before is warm: for it the first ones are enough.
+   * recovery is under way. A process that has guarded before is warm: one rehearsal has it know this box.
    */
   async #warmUp(): Promise<void> {
     const { machine } = this.#target;
     const { mechanism = microreset } = this.#options;
+    const cold = !isWarm();
+    const exchanges = cold ? EXCHANGES : 1;
     let view = await machine.capture();
-    if (!isWarm()) {
-      for (let n = 0; n < EXCHANGES; n++) view = await rehearseExchange(machine);
-    }
-    const recording = new RecordingView(view);
-    rehearseThoroughly(this.#target, recording, mechanism);
+    for (let n = 1; n < exchanges; n++) view = await rehearseExchange(machine);
+    const stage = cold ? new RecordingView(view) : view;
+    if (cold) rehearseThoroughly(this.#target, stage, mechanism);
     const once = (): void => {
       try {
-        rehearse(this.#target, recording, mechanism);
+        rehearse(this.#target, stage, mechanism);
       } catch {
         // The damage is made up and may make no sense; later, a page that was not recorded is one of the running box.
       }
@@ -372,7 +372,7 @@ async function rehearseExchange(machine: Machine): Promise<View> {
   return view;
 }
 
-const EXCHANGES = 12;
+const EXCHANGES = 40;
 const WARM_UP_PAUSE_MS = 2;
 
 /** So many failures in so short a time that the guests cannot have run much in between. */

@@ -3,11 +3,14 @@
  * to compile first, and every kind of damage has code of its own. So a healthy box is damaged in many ways, on paper: in an
  * overlay over a recording of it.
  */
+import { formatRegisters, parseRegisters } from '../machine/registers.js';
+import { MachineView } from '../machine/view.js';
+import { RecordingView } from '../recover/capsule.js';
 import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import { Overlay } from '../recover/overlay.js';
 import type { Plan } from '../recover/plan.js';
 import { PAGE_SIZE, physical } from '../x86/address.js';
-import type { LapicState, View } from '../x86/view.js';
+import type { View } from '../x86/view.js';
 import { listDomains, type Vcpu } from '../xen/domains.js';
 import { FrameWords, pageInfo } from '../xen/frames.js';
 import { heapLocks, staticLocks } from '../xen/locks.js';
@@ -16,6 +19,9 @@ import { type CpuStack, cpuStack } from '../xen/stack.js';
 import { timerQueue } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
+
+/** What a rehearsal needs of a box. */
+type Stage = Pick<Target, 'at' | 'facts'>;
 
 /** How many rehearsals it takes until the time that a plan takes has settled (bench/recovery-latency). */
 export const ENOUGH = 60;
@@ -26,7 +32,7 @@ let rehearsed = 0;
 export const isWarm = (): boolean => rehearsed >= ENOUGH;
 
 /** A plan of the healthy box that looks at everything. @param view a recording of it */
-export function rehearseThoroughly(target: Target, view: View, mechanism: Mechanism): void {
+export function rehearseThoroughly(target: Stage, view: View, mechanism: Mechanism): void {
   makePlan(mechanism, target.at(view), target.facts, { scope: 'everything' });
 }
 
@@ -35,7 +41,7 @@ export function rehearseThoroughly(target: Target, view: View, mechanism: Mechan
  * @param view a recording of the healthy box
  * @throws whatever planning throws: made-up damage may make no sense
  */
-export function rehearse(target: Target, view: View, mechanism: Mechanism): Plan {
+export function rehearse(target: Stage, view: View, mechanism: Mechanism): Plan {
   const turn = rehearsed++;
   const failure = makeUp(target, view, turn);
   return makePlan(mechanism, target.at(failure), target.facts, { now: () => performance.now() });
@@ -52,35 +58,30 @@ const MMU_UPDATE = 1n;
 /** Functions in which threads are dropped. */
 const PLACES = ['do_mmu_update', 'schedule', '_get_page_type', 'timer_softirq_action', 'do_IRQ', 'do_event_channel_op'];
 
-class MadeUpFailure extends Overlay {
-  readonly #inService: ReadonlySet<number>;
-
-  /** @param inService CPUs that handle an interrupt */
-  constructor(base: View, inService: ReadonlySet<number>) {
-    super(base);
-    this.#inService = inService;
-  }
-
-  override lapic(cpu: number): LapicState {
-    const state = super.lapic(cpu);
-    return this.#inService.has(cpu) ? { ...state, inService: [TIMER_VECTOR] } : state;
-  }
-}
-
-function makeUp(target: Target, base: View, turn: number): View {
+/**
+ * A view of a box that has failed. It is of the very classes that a recovery sees: code that was compiled for others would be thrown
+ * away at the first failure.
+ */
+function makeUp(target: Stage, base: View, turn: number): View {
   const cpus = Array.from({ length: base.cpuCount }, (_, cpu) => cpu);
-  const failure = new MadeUpFailure(base, new Set(cpus.filter((cpu) => (cpu + turn) % 3 === 0)));
-  new Damage(target, failure, turn).inflict(cpus);
-  return failure;
+  const paper = new Overlay(base);
+  new Damage(target, paper, turn).inflict(cpus);
+  const registers = cpus.map((cpu) => parseRegisters(formatRegisters(paper.registers(cpu))));
+  const lapics = cpus.map((cpu) => {
+    const state = base.lapic(cpu);
+    return (cpu + turn) % 3 === 0 ? { ...state, inService: [TIMER_VECTOR] } : state;
+  });
+  const view = new MachineView(registers, lapics, { size: base.physicalSize, page: (frame) => paper.page(frame) });
+  return turn % 4 === 3 ? new RecordingView(view) : view;
 }
 
 class Damage {
-  readonly #target: Target;
+  readonly #target: Stage;
   readonly #view: Overlay;
   readonly #xen: Xen;
   readonly #turn: number;
 
-  constructor(target: Target, view: Overlay, turn: number) {
+  constructor(target: Stage, view: Overlay, turn: number) {
     this.#target = target;
     this.#view = view;
     this.#xen = target.at(view);

@@ -27,6 +27,7 @@ import {
 import type { MachineSpec, Origin } from './spec.js';
 import { Standstill, type StandstillTimes } from './standstill.js';
 import type { MachineEvent, Stop } from './stop.js';
+import { MachineView } from './view.js';
 
 export interface AttachOptions {
   /** Path of a QMP socket of the running QEMU. */
@@ -465,36 +466,6 @@ export class Machine {
 function requireMapped(ram: GuestRam): MappedRam {
   if (ram instanceof MappedRam) return ram;
   throw new NinelivesError('NL_INTERNAL', 'a machine of ours whose RAM is not mapped');
-}
-
-class MachineView implements View {
-  readonly cpuCount: number;
-  readonly physicalSize: number;
-  readonly page: (frame: number) => Uint8Array | undefined;
-  readonly glance: (frame: number) => Uint8Array | undefined;
-  readonly #registers: readonly CpuRegisters[];
-  readonly #lapics: readonly LapicState[];
-
-  constructor(registers: readonly CpuRegisters[], lapics: readonly LapicState[], ram: GuestRam) {
-    this.cpuCount = registers.length;
-    this.physicalSize = ram.size;
-    this.page = (frame) => ram.page(frame);
-    this.glance = this.page;
-    this.#registers = registers;
-    this.#lapics = lapics;
-  }
-
-  registers(cpu: number): Readonly<CpuRegisters> {
-    return this.#registers[cpu] ?? noSuchCpu(cpu);
-  }
-
-  lapic(cpu: number): LapicState {
-    return this.#lapics[cpu] ?? noSuchCpu(cpu);
-  }
-}
-
-function noSuchCpu(cpu: number): never {
-  throw new NinelivesError('NL_INTERNAL', `the box has no CPU ${cpu}`);
 }
 
 function toMachineEvent(event: QmpEvent): MachineEvent | undefined {

@@ -76,6 +76,13 @@ export class PlanBuilder {
     return true;
   }
 
+  /** Writes text or read-only data: other than data, it has to be translated anew. Must not cross a page boundary. */
+  writeText(address: bigint, after: Uint8Array, reason: string): void {
+    const before = this.xen.memory.bytes(address, after.length);
+    this.#overlay.write(this.xen.memory.physicalAddress(address), after);
+    this.#edits.push({ kind: 'text', step: this.#step, reason, address: virtual(address), before, after });
+  }
+
   /** Writes a field of a structure, of whatever size the layout gives it. Bit fields keep their neighbours. */
   set(object: XenObject, path: string, value: bigint | number, reason: string): boolean {
     const field = object.layout.field(path);

@@ -2,6 +2,8 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { ECHO_PORT } from './net/addresses.js';
+import { echoProgram } from './net/echo-program.js';
 import type { PackageSet } from './packages.js';
 import { firstOf, kernelModules, libraries, type Part, program, text } from './parts.js';
 import { guestFolder } from './paths.js';
@@ -9,7 +11,7 @@ import { type BoxSpec, type GuestWork, SPARE } from './spec.js';
 import { unikernel } from './unikernel/program.js';
 import { guestConfig, newVmConfig } from './vm-config.js';
 import { workBlock } from './work-block.js';
-import { DISK_KIB, dom0ModulesFor, vmsWithDisk, WORKS } from './works.js';
+import { dom0ModulesFor, WORKS } from './works.js';
 
 /** Steps of work between two lines on a VM's console. */
 const CONSOLE_EVERY = 50;
@@ -34,20 +36,19 @@ export function dom0Parts(packages: PackageSet, spec: BoxSpec, magic: string, ke
   const { root } = packages;
   const xenBin = 'usr/lib/xen-4.17/bin';
   const modules = [...MODULES, ...dom0ModulesFor(spec)];
-  const spare = unikernel({ name: SPARE.name, magic, restMs: SPARE_REST_MS });
+  const spare = unikernel({ name: SPARE.name, magic, restMs: SPARE_REST_MS, work: spec.newVm });
   const works = new Set(spec.guests.map((guest) => guest.work));
   return [
-    ...common(root, magic, modules, [
-      `DOM0_PACE=${spec.dom0.work}`,
-      `DISKS=${vmsWithDisk(spec, SPARE.name).length}`,
-      `DISK_KIB=${DISK_KIB}`,
-    ]),
+    ...common(root, magic, modules, [`DOM0_PACE=${spec.dom0.work}`]),
     script('init', 'dom0-init.sh'),
     script('etc/ninelives/agent.sh', 'agent.sh'),
     script('etc/ninelives/work-files.sh', 'work-files.sh'),
     script('etc/xen/scripts/block', 'hotplug-block.sh'),
     text('etc/xen/xl.conf', 'autoballoon=0\n'),
     { kind: 'folder', path: 'var/lib/xen' },
+    ...(works.has('netbench')
+      ? [script('etc/ninelives/dom0-net.sh', 'dom0-net.sh'), script('etc/xen/scripts/vif-bridge', 'hotplug-vif.sh')]
+      : []),
     ...XEN_PROGRAMS.map((name) => program(`${xenBin}/${name}`, join(root, xenBin, name))),
     ...XENSTORE_PROGRAMS.map((name) => program(`bin/${name}`, join(root, 'usr/bin', name))),
     ...libraries(root, LIBRARIES),
@@ -68,11 +69,18 @@ function guestParts(root: string, magic: string, work: GuestWork): Part[] {
     ...common(root, magic, needs.guestModules, []),
     script('init', 'guest-init.sh'),
     script(`etc/ninelives/work-${work}.sh`, `work-${work}.sh`),
+    ...(work === 'netbench' ? netBenchParts() : []),
     ...needs.programs.map((path) => program(path, join(root, path))),
     ...(needs.libraries === undefined ? [] : libraries(root, needs.libraries)),
     ...kernelModules(root, needs.guestModules),
   ];
 }
+
+/** The ordinary work, which NetBench's VM does too, and the program that answers the pings. */
+const netBenchParts = (): Part[] => [
+  script('etc/ninelives/work-files.sh', 'work-files.sh'),
+  { kind: 'file', path: 'bin/udp-echo', data: echoProgram(ECHO_PORT), executable: true },
+];
 
 /** What dom0 and the guests have in common. */
 function common(root: string, magic: string, modules: readonly string[], settings: readonly string[]): Part[] {

@@ -68,8 +68,8 @@ const OTHERS = [
 const HYPERVISOR = OF_XEN[0];
 const KERNEL_META = 'linux-image-amd64';
 
-/** Of what is unpacked. 2: the guests' disks and networks, and the UnixBench-like load. */
-const FORMAT = 2;
+/** Of what is unpacked. 3: the guests' disks and networks, and the UnixBench-like load. */
+const FORMAT = 3;
 
 const recordSchema = z.object({
   format: z.literal(FORMAT),

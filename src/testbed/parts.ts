@@ -1,6 +1,6 @@
 /** What an initramfs is made of, before anything large is read: small enough to be hashed each time a box is opened. */
 import { createHash } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { NinelivesError } from '../common/errors.js';
 import { type CpioEntry, writeCpio } from './cpio.js';
@@ -55,7 +55,12 @@ export function libraries(root: string, wanted: RegExp): Part[] {
     .flatMap((folder) => readdirSync(folder).map((name) => join(folder, name)))
     .filter((path) => wanted.test(basename(path)) && existsSync(path) && statSync(path).isFile());
   return [
-    ...files.map((path) => program(`${LIBRARY_FOLDER}/${basename(path)}`, path)),
+    ...files.map((path): Part => {
+      const place = `${LIBRARY_FOLDER}/${basename(path)}`;
+      // A library is looked for by its short name, which is a link to the file.
+      const real = basename(realpathSync(path));
+      return real === basename(path) ? program(place, path) : { kind: 'link', path: place, target: real };
+    }),
     { kind: 'link', path: 'lib/x86_64-linux-gnu', target: '../usr/lib/x86_64-linux-gnu' },
     { kind: 'link', path: 'lib64/ld-linux-x86-64.so.2', target: '../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2' },
   ];

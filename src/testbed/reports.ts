@@ -11,6 +11,7 @@ import { dataRanges } from '../machine/libc.js';
 import { type GuestRam, MappedRam } from '../machine/ram.js';
 import { PAGE_SIZE } from '../x86/address.js';
 import type { GuestKind } from './spec.js';
+import type { UnikernelWork } from './unikernel/mix.js';
 
 export type VmKind = 'dom0' | GuestKind;
 
@@ -26,12 +27,14 @@ export interface VmReport {
   readonly errors: number;
   /** Name of the last check that failed, or "-". */
   readonly note: string;
-  /** Which chain `digest` belongs to: that of `guest/report.sh`, or the unikernel's. */
-  readonly work: 'files' | 'mix';
+  /** Which chain `digest` belongs to: that of `guest/report.sh`, or one of the unikernel's. */
+  readonly work: 'files' | UnikernelWork;
+  /** What the unikernel is at (`STAGES`). */
+  readonly stage?: string;
 }
 
 const LINE =
-  /^([0-9A-Za-z]{32}) ([a-z][a-z0-9]*) (dom0|pv|pvh) n=(\d+) digest=([0-9a-f]{64}) errors=(\d+) note=([^\s.]+)\.*( work=mix)? end=(\d+)$/;
+  /^([0-9A-Za-z]{32}) ([a-z][a-z0-9]*) (dom0|pv|pvh) n=(\d+) digest=([0-9a-f]{64}) errors=(\d+) note=([^\s.]+)\.*(?: work=(mix|blkbench) stage=([a-z]+)\.*)? end=(\d+)$/;
 /** A report is shorter than this. */
 const LINE_LIMIT = 256;
 
@@ -42,10 +45,13 @@ export function parseReport(page: Uint8Array, magic: string): VmReport | undefin
   const end = text.indexOf('\n');
   if (end < 0) return undefined;
   const match = LINE.exec(text.slice(0, end));
-  if (!match || match[1] !== magic || match[4] !== match[9]) return undefined;
-  const [, , name = '', kind = '', n = '', digest = '', errors = '', note = '', mix] = match;
-  const work = mix === undefined ? 'files' : 'mix';
-  return { name, kind: kind as VmKind, n: Number(n), digest, errors: Number(errors), note, work };
+  if (!match || match[1] !== magic || match[4] !== match[10]) return undefined;
+  const [, , name = '', kind = '', n = '', digest = '', errors = '', note = '', work = 'files', stage] = match;
+  const progress = { n: Number(n), digest, errors: Number(errors), note };
+  return {
+    ...{ name, kind: kind as VmKind, ...progress, work: work as VmReport['work'] },
+    ...(stage === undefined ? {} : { stage }),
+  };
 }
 
 /** Frame numbers of all pages that begin with the magic, ascending. Under 0.1 s for 2 GiB. */

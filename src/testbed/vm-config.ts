@@ -1,4 +1,5 @@
 /** Configurations of VMs for xl, as text in its own format (xl.cfg(5)). Pure. */
+import { netKernelWords, vifLines } from './net/files.js';
 import { type BoxSpec, firstCpuOf, type GuestSpec, SPARE } from './spec.js';
 import { vmsWithDisk } from './works.js';
 
@@ -14,7 +15,7 @@ export function guestConfig(guest: GuestSpec, spec: BoxSpec): string {
   return vmConfig(guest, spec, [
     'kernel="/boot/linux"',
     `ramdisk="/boot/guest-${work}.cpio"`,
-    `cmdline="${GUEST_KERNEL} ninelives.name=${name} ninelives.kind=${kind} ninelives.work=${work}"`,
+    `cmdline="${GUEST_KERNEL} ninelives.name=${name} ninelives.kind=${kind} ninelives.work=${work}${netKernelWords(spec, name)}"`,
   ]);
 }
 
@@ -35,6 +36,7 @@ function vmConfig({ name, kind, memoryMiB, vcpus }: VmShape, spec: BoxSpec, more
     ...(firstCpu === undefined ? [] : [`cpus=[${list(vcpus, (i) => firstCpu + i)}]`]),
     // The hotplug script is `guest/hotplug-block.sh`.
     ...(disk < 0 ? [] : [`disk=["phy:/dev/ram${disk},xvda,w"]`]),
+    ...vifLines(spec, name),
     // Xen takes an emulated CPU's clock for an unreliable one and would trap each RDTSC, some 100 for each process made.
     'tsc_mode="native"',
     // A guest that dies stays as it is, for inspection.

@@ -1,4 +1,5 @@
 /** What each work of an AppVM needs beside its script `guest/work-WORK.sh`, in the guest and in dom0. */
+import { DOM0_NET_MODULES } from './net/files.js';
 import type { BoxSpec, GuestWork } from './spec.js';
 
 export interface WorkNeeds {
@@ -14,7 +15,7 @@ export interface WorkNeeds {
   readonly disk: boolean;
 }
 
-/** A RAM disk for each VM that has a disk, and its driver for guests. */
+/** RAM disks (Debian's kernel makes 16 of 16 MiB, of which only what is written takes memory), and their driver for guests. */
 const DISK_BACKEND = ['brd', 'xen-blkback'] as const;
 
 export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
@@ -30,14 +31,11 @@ export const WORKS: Readonly<Record<GuestWork, WorkNeeds>> = {
     dom0Modules: [],
     programs: ['usr/bin/stress-ng'],
     libraries:
-      /^(ld-linux-x86-64|lib(c|m|EGL|GLESv2|GLdispatch|IPSec_MB|Judy|apparmor|bsd|md|crypt|gbm|drm|expat|wayland-server|ffi|xcb|xcb-randr|Xau|Xdmcp|jpeg|kmod|lzma|zstd|crypto|sctp|xxhash|z))\.so/,
+      /^(ld-linux-x86-64|lib(c|m|pthread|EGL|GLESv2|GLdispatch|IPSec_MB|Judy|apparmor|bsd|md|crypt|gbm|drm|expat|wayland-server|ffi|xcb|xcb-randr|Xau|Xdmcp|jpeg|kmod|lzma|zstd|crypto|sctp|xxhash|z))\.so/,
     disk: false,
   },
-  netbench: { guestModules: [], dom0Modules: [], programs: [], disk: false },
+  netbench: { guestModules: ['xen-netfront'], dom0Modules: DOM0_NET_MODULES, programs: [], disk: false },
 };
-
-/** Kibibytes of a disk. */
-export const DISK_KIB = 16384;
 
 /** Names of the VMs that have a disk, in the order of the RAM disks `/dev/ram0`, `/dev/ram1`, ... */
 export function vmsWithDisk({ guests, newVm }: Pick<BoxSpec, 'guests' | 'newVm'>, newVmName: string): string[] {

@@ -21,16 +21,19 @@ export type Work = VmReport['work'];
 
 export function chainNext({ n, digest }: ChainPoint, work: Work = 'files'): ChainPoint {
   const next = n + 1;
-  const text = work === 'mix' ? mixNext(digest, next) : sha256(`${digest} ${next}\n${workBlock()}\n`);
+  const text = work === 'files' ? sha256(`${digest} ${next}\n${workBlock()}\n`) : mixNext(digest, next, work);
   return { n: next, digest: text };
 }
 
 /** Points kept per chain, so that a box which is set back to its snapshot does not cost the way from the seed again. */
 const EVERY = 256;
 
+/** Answers kept per chain: a verdict asks for the same ones each time it is made anew. */
+const ANSWERS = 4096;
+
 /**
  * Knows the right digest of each step of each VM. Remembers its way: about 20 microseconds for each step it has not seen, at most 256
- * steps for one it has passed.
+ * steps for one it has passed, and none for one that it was asked for lately.
  */
 export class ChainOracle {
   readonly #chains = new Map<string, Chain>();
@@ -47,6 +50,7 @@ export class ChainOracle {
 class Chain {
   readonly #work: Work;
   readonly #marks: ChainPoint[];
+  readonly #answers = new Map<number, string>();
   #last: ChainPoint;
 
   constructor(name: string, work: Work) {
@@ -56,12 +60,16 @@ class Chain {
   }
 
   digest(n: number): string {
+    const known = this.#answers.get(n);
+    if (known !== undefined) return known;
     let point = this.#nearest(n);
     while (point.n < n) {
       point = chainNext(point, this.#work);
       if (point.n === this.#marks.length * EVERY) this.#marks.push(point);
     }
     this.#last = point;
+    if (this.#answers.size >= ANSWERS) this.#answers.clear();
+    this.#answers.set(n, point.digest);
     return point.digest;
   }
 

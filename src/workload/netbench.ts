@@ -18,7 +18,7 @@ export interface Interval {
 export interface NetBenchMarks {
   /** From each failure (the broken CPU runs on) to the resumption of the machine, in order. */
   readonly failures: readonly Interval[];
-  /** When the sender held back (`OutsideHost.holds()`). */
+  /** When the sender held back (`OutsideHost.holds()`). One that still lasts ends the pings: it excuses none before it. */
   readonly holds: readonly Interval[];
   /** The time of the judgement. */
   readonly nowMs: number;
@@ -77,8 +77,9 @@ export function judgeNetBench(
   const { deadlineMs = DEADLINE_MS, windowMs = WINDOW_MS, tolerance = TOLERANCE } = options;
   const { failures, holds, nowMs } = marks;
   const clock = new CountedClock([...failures, ...holds]);
+  const forgiving = new CountedClock([...failures, ...holds.filter(({ endMs }) => endMs !== undefined)]);
   const counted = pings.flatMap((ping) => {
-    const fate = fateOf(ping, clock, nowMs, deadlineMs);
+    const fate = fateOf(ping, forgiving, nowMs, deadlineMs);
     return fate === undefined ? [] : [{ ...ping, fate, atMs: clock.at(ping.sentAtMs) }];
   });
   const windows = windowsOf(counted, clock.at(nowMs), windowMs);
@@ -112,12 +113,12 @@ export function judgeNetBench(
 type Fate = 'answered' | 'lost' | 'pending';
 
 /** `undefined` for a ping that does not count. */
-function fateOf(ping: Ping, clock: CountedClock, nowMs: number, deadlineMs: number): Fate | undefined {
+function fateOf(ping: Ping, forgiving: CountedClock, nowMs: number, deadlineMs: number): Fate | undefined {
   const { sentAtMs, answeredAtMs } = ping;
   const dueMs = sentAtMs + deadlineMs;
-  if (clock.excludes(sentAtMs)) return undefined;
+  if (forgiving.excludes(sentAtMs)) return undefined;
   if (answeredAtMs !== undefined && answeredAtMs <= dueMs) return 'answered';
-  if (clock.excludesPartOf(sentAtMs, dueMs)) return undefined;
+  if (forgiving.excludesPartOf(sentAtMs, dueMs)) return undefined;
   return answeredAtMs === undefined && nowMs < dueMs ? 'pending' : 'lost';
 }
 

@@ -4,6 +4,7 @@
  */
 import { NinelivesError } from '../common/errors.js';
 import { decode, Mnemonic } from '../x86/decode.js';
+import type { PristineImage } from './image.js';
 import type { Xen } from './xen.js';
 
 export interface SvmEntry {
@@ -36,6 +37,8 @@ export interface EntryFacts {
   /** Return addresses of calls that entry code makes with a register frame right above the slot. */
   readonly frameReturns: ReadonlyMap<bigint, string>;
   readonly svm: SvmEntry | undefined;
+  /** Text and read-only data as they were at the attach; absent where nobody attached. */
+  readonly image?: PristineImage;
 }
 
 /** Entry points whose calls have a register frame right above the return address. */

@@ -11,6 +11,8 @@ import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
+import { grantProgress } from './grant-progress.js';
+import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
@@ -24,17 +26,20 @@ import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
 import { tasklets } from './tasklets.js';
+import { text } from './text.js';
 import { timers } from './timers.js';
 import { vmExits } from './vm-exits.js';
 
 export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
+    text,
     lostStacks,
     cpuInfo,
     completeFrames,
     bounceFrames,
     batchProgress,
+    grantProgress,
     retryHypercalls,
     vmExits,
     perCpuState,
@@ -46,6 +51,7 @@ export const microreset: Mechanism = {
     rendezvous,
     contextSwitch,
     fpuState,
+    guestAreas,
     scheduling,
     timers,
     tasklets,

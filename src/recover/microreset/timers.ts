@@ -29,12 +29,27 @@ export const timers: Step = {
   removes: 'timer heaps caught half updated, and recurring timers whose handler was cut off',
   source: 'Zhou and Tamir, DSN 2018: re-activate recurring timers; heap repair is ours (their open problem 2)',
   run(context) {
-    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu);
+    const known = timersByCpu(context);
+    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? []);
   },
 };
 
-function repairQueue(context: StepContext, cpu: number): void {
-  const { plan, xen, situation } = context;
+type KnownTimer = { readonly timer: XenObject; readonly name: string };
+
+/** Every timer that can be reached, by the CPU that it says it is on. */
+function timersByCpu({ xen, situation }: StepContext): ReadonlyMap<number, KnownTimer[]> {
+  const byCpu = new Map<number, KnownTimer[]>();
+  for (const known of knownTimers(xen, situation.domains)) {
+    const cpu = known.timer.num('cpu');
+    const list = byCpu.get(cpu);
+    if (list === undefined) byCpu.set(cpu, [known]);
+    else list.push(known);
+  }
+  return byCpu;
+}
+
+function repairQueue(context: StepContext, cpu: number, known: readonly KnownTimer[]): void {
+  const { plan, xen } = context;
   const queue = timerQueue(xen, cpu);
   const lost = new Map<bigint, string>();
 
@@ -53,8 +68,8 @@ function repairQueue(context: StepContext, cpu: number): void {
   }
   const onHeap = new Set(queue.slots);
   const overflow = new Set(overflowTimers(xen, queue));
-  for (const { timer, name } of knownTimers(xen, situation.domains)) {
-    if (timer.num('cpu') !== cpu || timer.u64('function') === 0n) continue;
+  for (const { timer, name } of known) {
+    if (timer.u64('function') === 0n) continue;
     const status = timer.num('status');
     if (status === TIMER_STATUS.inHeap && !onHeap.has(timer.address))
       lost.set(timer.address, `${name} fell off the heap`);

@@ -1,5 +1,6 @@
 /** What a box with NetBench has beside what any other has. */
 import type { Neighbour } from '../outside-host.js';
+import type { BoxSpec } from '../spec.js';
 import { CARD_MAC, guestStation, PREFIX_LENGTH } from './addresses.js';
 
 /** Modules of dom0's kernel for its bridge, the emulated card and the backend, in the order in which they can be loaded. */
@@ -8,10 +9,7 @@ export const DOM0_NET_MODULES = ['llc', 'stp', 'bridge', 'e1000', 'xen-netback']
 /** Name of QEMU's network backend, and so of its socket. */
 export const CABLE = 'outside';
 
-/** What is asked of a `BoxSpec` here. */
-interface Networked {
-  readonly guests: readonly { readonly name: string; readonly work?: string }[];
-}
+type Networked = Pick<BoxSpec, 'guests'>;
 
 /** The VMs that answer a sender outside the box. */
 export function neighboursOf({ guests }: Networked): Neighbour[] {

@@ -37,7 +37,9 @@ export class Assembler {
     this.#origin = origin;
   }
 
+  /** @throws NL_INTERNAL for a label that there is already */
   label(name: string): void {
+    if (this.#labels.has(name)) throw new NinelivesError('NL_INTERNAL', `two labels "${name}" in the unikernel`);
     this.#labels.set(name, this.#bytes.length);
   }
 
