@@ -45,8 +45,9 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const stack = cpuStack(xen, cpu);
   const idle = vcpus.get(xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)))!;
   // Any of these pointers may be the victim of the fault; the idle vCPU is the value that is always valid.
-  const loaded = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu))) ?? idle;
-  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? loaded;
+  const noted = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu)));
+  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? noted ?? idle;
+  const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
   const traps = inside ? trapFrames(xen, facts, stack, onStack(stack, registers.rsp) ? registers.rsp : stack.base) : [];
