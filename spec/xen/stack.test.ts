@@ -23,14 +23,14 @@ describe('the traps on a stack', () => {
     const real = fake.trap(0, 0x400, { rip: 0n, rsp: stackPointer });
     expect(stale).toBeGreaterThan(real);
     expect(failed().traps.map((trap) => trap.address)).toEqual([real]);
-    expect(threadStackPointer(failed())).toBe(stackPointer);
+    expect(threadStackPointer(fake.xen(), failed())).toBe(stackPointer);
   });
 
   it('end where the stack pointer was lost, and the thread counts as deep in Xen', () => {
     fake.trap(0, 0x200, { rip: 0n, rsp: fake.frame(0) - 0x10n });
     const real = fake.trap(0, 0x400, { rip: 0n, rsp: 0xfff7_8300_79f0_7d70n });
     expect(failed().traps.map((trap) => trap.address)).toEqual([real]);
-    expect(threadStackPointer(failed())).toBe(failed().stack.base);
+    expect(threadStackPointer(fake.xen(), failed())).toBe(failed().stack.base);
   });
 
   it('of interrupts within interrupts are found all', () => {

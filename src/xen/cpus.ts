@@ -1,4 +1,5 @@
 /** What each CPU was doing when the machine froze. */
+import { PAGE_SIZE } from '../x86/address.js';
 import { type CpuRegisters, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
@@ -50,7 +51,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
-  const traps = inside ? trapFrames(xen, facts, stack, onStack(stack, registers.rsp) ? registers.rsp : stack.base) : [];
+  const traps = inside && onStack(stack, registers.rsp) ? trapFrames(xen, facts, stack, registers.rsp) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
     ...state,
@@ -65,10 +66,17 @@ function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcp
   return xen.memory.isMapped(unit) ? vcpus.get(xen.object('sched_unit', unit).u64('vcpu_list')) : undefined;
 }
 
-/** In Xen's own code and not on Xen's stack: any trap or interrupt of this CPU would be a fault, and that one as well. */
+/**
+ * In Xen's own code and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of
+ * the pages of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
+ */
 export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'registers' | 'stack'>): boolean {
-  const inXen = privilegeLevel(registers) === 0 && xen.profile.isText(registers.rip);
-  return inXen && !onStack(stack, registers.rsp);
+  if (privilegeLevel(registers) !== 0 || !xen.profile.isText(registers.rip)) return false;
+  const next = registers.rsp - 8n;
+  if (!onStack(stack, next)) return true;
+  const slot = (next - stack.base) / BigInt(PAGE_SIZE);
+  const primary = (stack.end - stack.base - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'))) / BigInt(PAGE_SIZE);
+  return slot === 0n || slot === primary - 1n;
 }
 
 const HLT = 0xf4;

@@ -14,6 +14,7 @@ import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
+import { interruptHandlers } from './interrupt-handlers.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -55,6 +56,7 @@ export const microreset: Mechanism = {
     scheduling,
     timers,
     tasklets,
+    interruptHandlers,
     inServiceVectors,
     softirqs,
     lostWakeups,
