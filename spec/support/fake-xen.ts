@@ -293,6 +293,7 @@ export class FakeXen implements View {
     const resume = this.symbol('svm_asm_do_resume');
     this.putBytes(resume, [...CLGI, ...VMRUN, ...STGI]);
     this.#call(resume + 9n, 'svm_vmexit_handler');
+    this.#call(resume + 14n, 'svm_intr_assist');
     this.#call(this.symbol('svm_vmexit_handler'), 'vcpu_wake');
     this.putBytes(this.symbol('default_idle') + 0x10n, [HLT]);
     this.put(this.symbol('max_page'), 8, SIZE / PAGE_SIZE);

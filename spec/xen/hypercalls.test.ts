@@ -101,6 +101,7 @@ describe('readEntryFacts', () => {
       vmrun: resume + 3n,
       stgi: resume + 6n,
       handlerReturn: resume + 14n,
+      assistReturn: resume + 19n,
       handlerFirstCall: fake.symbol('svm_vmexit_handler'),
     });
   });

@@ -76,6 +76,13 @@ export class PlanBuilder {
     return true;
   }
 
+  /** Writes text or read-only data: other than data, it has to be translated anew. Must not cross a page boundary. */
+  writeText(address: bigint, after: Uint8Array, reason: string): void {
+    const before = this.xen.memory.bytes(address, after.length);
+    this.#overlay.write(this.xen.memory.physicalAddress(address), after);
+    this.#edits.push({ kind: 'text', step: this.#step, reason, address: virtual(address), before, after });
+  }
+
   /** Writes a field of a structure, of whatever size the layout gives it. Bit fields keep their neighbours. */
   set(object: XenObject, path: string, value: bigint | number, reason: string): boolean {
     const field = object.layout.field(path);
@@ -96,7 +103,8 @@ export class PlanBuilder {
   }
 
   /** Has `cpu` call a function of Xen, interrupts off, before it goes where the plan sends it. */
-  call(cpu: number, functionName: string, args: readonly bigint[], reason: string): void {
-    this.#edits.push({ kind: 'call', step: this.#step, reason, cpu, function: functionName, arguments: args });
+  call(cpu: number, functionName: string, args: readonly bigint[], reason: string, offset = 0n): void {
+    const call = { kind: 'call', step: this.#step, reason, cpu, function: functionName, arguments: args } as const;
+    this.#edits.push(offset === 0n ? call : { ...call, offset });
   }
 }

@@ -44,9 +44,10 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const registers = xen.view.registers(cpu);
   const stack = cpuStack(xen, cpu);
   const idle = vcpus.get(xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)))!;
-  // Either pointer may be the victim of the fault; the idle vCPU is the value that is always valid.
-  const loaded = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu))) ?? idle;
-  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? loaded;
+  // Any of these pointers may be the victim of the fault; the idle vCPU is the value that is always valid.
+  const noted = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu)));
+  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? noted ?? idle;
+  const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
   const traps = inside ? trapFrames(xen, facts, stack, onStack(stack, registers.rsp) ? registers.rsp : stack.base) : [];
@@ -56,6 +57,18 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
     hypercall: inside && current.domain.kind === 'pv' ? hypercallProgress(xen, facts, state) : { state: 'none' },
     backtrace: where === 'guest' ? [] : backtrace(xen, stack, registers),
   };
+}
+
+/** What the scheduler has put on a CPU. */
+function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcpu | undefined {
+  const unit = xen.object('sched_resource', xen.memory.u64(xen.perCpu('sched_res', cpu))).u64('curr');
+  return xen.memory.isMapped(unit) ? vcpus.get(xen.object('sched_unit', unit).u64('vcpu_list')) : undefined;
+}
+
+/** In Xen's own code and not on Xen's stack: any trap or interrupt of this CPU would be a fault, and that one as well. */
+export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'registers' | 'stack'>): boolean {
+  const inXen = privilegeLevel(registers) === 0 && xen.profile.isText(registers.rip);
+  return inXen && !onStack(stack, registers.rsp);
 }
 
 const HLT = 0xf4;

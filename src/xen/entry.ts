@@ -4,11 +4,14 @@
  */
 import { NinelivesError } from '../common/errors.js';
 import { decode, Mnemonic } from '../x86/decode.js';
+import type { PristineImage } from './image.js';
 import type { Xen } from './xen.js';
 
 export interface SvmEntry {
   /** Where a CPU goes to enter its HVM guest: interrupts are assisted, softirqs handled, then VMRUN. */
   readonly resume: bigint;
+  /** Return address of the call of `svm_intr_assist`, which chooses the interrupt to deliver. */
+  readonly assistReturn: bigint;
   readonly clgi: bigint;
   readonly vmrun: bigint;
   /** After VMRUN, with the guest's registers saved: `stgi`, then the exit handler. */
@@ -34,6 +37,8 @@ export interface EntryFacts {
   /** Return addresses of calls that entry code makes with a register frame right above the slot. */
   readonly frameReturns: ReadonlyMap<bigint, string>;
   readonly svm: SvmEntry | undefined;
+  /** Text and read-only data as they were at the attach; absent where nobody attached. */
+  readonly image?: PristineImage;
 }
 
 /** Entry points whose calls have a register frame right above the return address. */
@@ -138,6 +143,8 @@ function* callsIn(xen: Xen, name: string): Generator<{ target: bigint | undefine
 function svmEntry(xen: Xen): SvmEntry {
   const resume = xen.symbol('svm_asm_do_resume');
   const handler = xen.symbol('svm_vmexit_handler');
+  const assist = xen.symbol('svm_intr_assist');
+  let assistReturn: bigint | undefined;
   let clgi: bigint | undefined;
   let vmrun: bigint | undefined;
   let stgi: bigint | undefined;
@@ -148,8 +155,9 @@ function svmEntry(xen: Xen): SvmEntry {
     if (instruction.mnemonic === Mnemonic.Clgi) clgi ??= instruction.address;
     if (instruction.mnemonic === Mnemonic.Vmrun) vmrun ??= instruction.address;
     if (instruction.mnemonic === Mnemonic.Stgi) stgi ??= instruction.address;
+    if (instruction.target === assist) assistReturn ??= instruction.next;
     if (instruction.target === handler) handlerReturn ??= instruction.next;
-    if (handlerReturn !== undefined) break;
+    if (handlerReturn !== undefined && assistReturn !== undefined) break;
   }
   let handlerFirstCall: bigint | undefined;
   for (const instruction of decode(xen.memory.bytes(handler, 0x800), handler)) {
@@ -157,8 +165,8 @@ function svmEntry(xen: Xen): SvmEntry {
     handlerFirstCall = instruction.address;
     break;
   }
-  if (clgi && vmrun && stgi && handlerReturn && handlerFirstCall) {
-    return { resume, clgi, vmrun, stgi, handlerReturn, handlerFirstCall };
+  if (assistReturn && clgi && vmrun && stgi && handlerReturn && handlerFirstCall) {
+    return { resume, assistReturn, clgi, vmrun, stgi, handlerReturn, handlerFirstCall };
   }
   throw new NinelivesError('NL_PROFILE_MISMATCH', 'svm_asm_do_resume does not look as it must');
 }

@@ -4,7 +4,7 @@ import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import { guestBytes } from './guest-memory.js';
-import type { CpuStack, TrapFrame } from './stack.js';
+import { type CpuStack, onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
 
 /** What is known of a CPU whose thread may be a hypercall. */
@@ -80,10 +80,17 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
 
 /**
  * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
- * (the failure itself, on the CPU that failed).
+ * (the failure itself, on the CPU that failed). A thread whose stack pointer was lost was somewhere deep in Xen, most likely.
  */
-export const threadStackPointer = ({ traps, registers }: Pick<HypercallThread, 'traps' | 'registers'>): bigint =>
-  traps.at(-1)?.rsp ?? registers.rsp;
+export function threadStackPointer({
+  traps,
+  registers,
+  stack,
+}: Pick<HypercallThread, 'traps' | 'registers' | 'stack'>): bigint {
+  const trap = traps.at(-1);
+  if (trap === undefined) return registers.rsp;
+  return onStack(stack, trap.rsp) ? trap.rsp : stack.base;
+}
 
 /** Whether the CPU, between calls of the entry code, was on its way in. */
 function isEntering(xen: Xen, cpu: HypercallThread): boolean {

@@ -61,7 +61,10 @@ export function isReturnAddress(xen: Xen, value: bigint): boolean {
   return xen.profile.isText(value) && xen.profile.isText(value - 7n) && endsInCall(xen.memory.bytes(value - 7n, 7));
 }
 
-/** Trap frames between `from` and the guest's frame, innermost first. */
+/**
+ * Trap frames between `from` and the guest's frame, innermost first. Behind each, the search goes on where the stack pointer
+ * stood when it was taken: what lies in between is of earlier calls, or of another of the CPU's stacks.
+ */
 export function trapFrames(xen: Xen, facts: EntryFacts, stack: CpuStack, from: bigint): TrapFrame[] {
   const frames: TrapFrame[] = [];
   const layout = xen.profile.struct('cpu_user_regs');
@@ -70,15 +73,19 @@ export function trapFrames(xen: Xen, facts: EntryFacts, stack: CpuStack, from: b
     const takenBy = facts.frameReturns.get(xen.memory.u64(slot));
     if (takenBy === undefined || slot + 8n === stack.guestFrame) continue;
     const frame = xen.object('cpu_user_regs', slot + 8n);
-    if ((frame.num('cs') & 3) !== 0) continue;
+    const rsp = frame.u64('rsp');
+    const stale = onStack(stack, rsp) && rsp <= slot;
+    if ((frame.num('cs') & 3) !== 0 || stale) continue;
     frames.push({
       object: frame,
       address: frame.address,
       rip: frame.u64('rip'),
-      rsp: frame.u64('rsp'),
+      rsp,
       vector: frame.num('entry_vector') & 0xff,
       takenBy,
     });
+    if (!onStack(stack, rsp)) break;
+    slot = (rsp & ~7n) - 8n;
   }
   return frames;
 }

@@ -2,10 +2,12 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { bounceFrames } from '../../../src/recover/microreset/bounce-frames.js';
 import { completeFrames } from '../../../src/recover/microreset/complete-frames.js';
 import { contextSwitch } from '../../../src/recover/microreset/context-switch.js';
+import { fpuState } from '../../../src/recover/microreset/fpu-state.js';
 import { inServiceVectors } from '../../../src/recover/microreset/in-service.js';
 import { pageFrames } from '../../../src/recover/microreset/page-frames.js';
 import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
+import { readEntryFacts } from '../../../src/xen/entry.js';
 import { pageInfo } from '../../../src/xen/frames.js';
 import type { Xen } from '../../../src/xen/xen.js';
 import { FakeXen, GUEST_KERNEL, GUEST_PROCESS } from '../../support/fake-xen.js';
@@ -89,6 +91,39 @@ describe('complete-frames', () => {
     fake.enterXen(1, fake.symbol('svm_asm_do_resume') + 6n, 0);
     const { after } = planWith(fake, completeFrames);
     expect(after.object('vmcb_struct', vmcb).u64('exitcode')).toBe(0x400n);
+  });
+});
+
+describe('complete-frames, for an HVM vCPU whose exit handler failed,', () => {
+  let vmcb: bigint;
+  const HLT = 0x78;
+  beforeEach(() => {
+    vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
+    for (const [field, value] of Object.entries({ rip: 0x7000, rsp: 0x9000, rax: 1 })) {
+      fake.set('vmcb_struct', vmcb, field, value);
+    }
+    fake.set('vmcb_struct', vmcb, 'exitcode', HLT);
+    fake.trap(1, 0x400, { rip: 0n, rsp: fake.frame(1) - 0x40n });
+    fake.setSlot(1, readEntryFacts(fake.xen()).svm!.handlerReturn);
+  });
+  const afterwards = (frame: Readonly<Record<string, number>>) => {
+    fake.setFrame(1, frame);
+    const { after, plan } = planWith(fake, completeFrames);
+    return [frameOf(after, 1).u64('rip'), plan.cpus[1]!.action.includes('goes through STGI')];
+  };
+
+  it('takes the guest’s position from the VMCB when the frame still has that of the entry', () => {
+    expect(afterwards({ rip: 0x5000, rsp: 0x9000, rax: 1 })).toEqual([0x7000n, true]);
+    expect(afterwards({ rip: 0x7000, rsp: 0x8000, rax: 1 })).toEqual([0x7000n, true]);
+  });
+
+  it('keeps a position that was advanced by one instruction', () => {
+    expect(afterwards({ rip: 0x7001, rsp: 0x9000, rax: 5 })).toEqual([0x7001n, false]);
+  });
+
+  it('knows that no interrupt advances the guest', () => {
+    fake.set('vmcb_struct', vmcb, 'exitcode', 0x60);
+    expect(afterwards({ rip: 0x7001, rsp: 0x9000, rax: 1 })).toEqual([0x7000n, true]);
   });
 });
 
@@ -178,8 +213,33 @@ describe('context-switch', () => {
   it('runs the whole switch again while the old vCPU’s registers are on the stack', () => {
     fake.set('vcpu', fake.dom0.address, 'arch.user_regs.rip', 0x9999);
     const { calls, writes } = planWith(fake, contextSwitch);
-    expect(calls).toMatchObject([{ cpu: 0, function: '__context_switch', arguments: [] }]);
+    expect(calls[0]).toMatchObject({ cpu: 0, function: '__context_switch', arguments: [] });
     expect(writes).toEqual([]);
+  });
+
+  it('loads the segments of the new one when all else is loaded, the kernel’s GS base where it belongs', () => {
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.fs_base', 0x1000);
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.gs_base_kernel', 0x2000);
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.gs_base_user', 0x3000);
+    const table = 0xffff_8200_0001_0000n;
+    const { calls } = planWith(fake, contextSwitch);
+    expect(calls[1]).toMatchObject({ function: 'svm_load_segs', arguments: [0n, table, 0x1000n, 0x3000n, 0x2000n] });
+    fake.set('vcpu', fake.dom0.address, 'arch.flags', 1);
+    expect(planWith(fake, contextSwitch).calls[1]!.arguments).toEqual([0n, table, 0x1000n, 0x2000n, 0x3000n]);
+  });
+
+  it('takes a stack top of which the first part is the new one’s for one that is being loaded', () => {
+    for (const [rsi, vcpu] of [
+      [1, fake.dom0],
+      [2, fake.hvm],
+    ] as const) {
+      fake.set('vcpu', vcpu.address, 'arch.user_regs.r15', 10 * rsi);
+      fake.set('vcpu', vcpu.address, 'arch.user_regs.rsi', rsi);
+    }
+    fake.setFrame(0, { r15: 10, rsi: 2 });
+    expect(planWith(fake, contextSwitch).findings).toEqual(['CPU 0: from d1v0 to d0v0, loading']);
+    fake.setFrame(0, { r15: 20, rsi: 2 });
+    expect(planWith(fake, contextSwitch).findings).toEqual(['CPU 0: from d1v0 to d0v0, saving']);
   });
 
   it('only loads once the new one’s are there: the old one was saved', () => {
@@ -188,15 +248,69 @@ describe('context-switch', () => {
     const { after, calls, findings } = planWith(fake, contextSwitch);
     expect(after.memory.u64(fake.perCpu('curr_vcpu', 0))).toBe(fake.idle[0]!.address);
     expect(after.object('vcpu', fake.hvm.address).num('dirty_cpu')).toBe(0xffff_ffff);
-    expect(calls).toHaveLength(1);
+    expect(calls.map((call) => call.function)).toEqual(['__context_switch', 'svm_load_segs']);
     expect(findings).toEqual(['CPU 0: from d1v0 to d0v0, loading']);
+  });
+
+  describe('that is done but for the segments', () => {
+    const OWN = { fs_base: 0x1000, gs_base_kernel: 0x2000, gs_base_user: 0x3000 };
+    beforeEach(() => {
+      fake.run(0, fake.dom0);
+      fake.enterXen(0, 'context_switch');
+      for (const [name, value] of Object.entries(OWN)) fake.set('vcpu', fake.dom0.address, `arch.pv.${name}`, value);
+      fake.set('vcpu', fake.dom0.address, 'arch.flags', 1);
+      fake.set('sched_resource', fake.resources[0]!, 'prev', fake.idle[0]!.unit);
+    });
+    const calls = (fsBase: bigint, gsBase: bigint, kernelGsBase: bigint) => {
+      Object.assign(fake.registers(0), { fsBase, gsBase, kernelGsBase });
+      return planWith(fake, contextSwitch).calls.map((call) => [call.function, ...call.arguments.slice(2)]);
+    };
+
+    it('loads them when the CPU has another kernel’s', () => {
+      expect(calls(0x77n, 0x88n, 0x99n)).toEqual([['svm_load_segs', 0x1000n, 0x2000n, 0x3000n]]);
+    });
+
+    it('leaves them when only the process changed its own', () => {
+      expect(calls(0x77n, 0x2000n, 0x99n)).toEqual([]);
+      expect(calls(0x1000n, 0x2000n, 0x3000n)).toEqual([]);
+    });
+
+    it('leaves them when no switch is under way', () => {
+      fake.set('sched_resource', fake.resources[0]!, 'prev', 0);
+      expect(calls(0x77n, 0x88n, 0x99n)).toEqual([]);
+    });
+
+    it('puts GS bases that were exchanged too early back', () => {
+      fake.set('sched_resource', fake.resources[0]!, 'prev', 0);
+      expect(calls(0x77n, 0x99n, 0x2000n)).toEqual([['svm_load_segs', 0x77n, 0x2000n, 0x99n]]);
+    });
+  });
+
+  it('has an idle CPU forget a vCPU that was saved for good', () => {
+    fake.run(0, fake.idle[0]!);
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.hvm.address);
+    fake.set('vcpu', fake.hvm.address, 'dirty_cpu', 0xffff_ffff);
+    fake.enterXen(0, '__context_switch');
+    expect(planWith(fake, contextSwitch).after.memory.u64(fake.perCpu('curr_vcpu', 0))).toBe(fake.idle[0]!.address);
   });
 
   it('lets the idle vCPU keep another’s state loaded: that is how Xen does it', () => {
     fake.run(0, fake.idle[0]!);
     fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.dom0.address);
+    fake.set('vcpu', fake.dom0.address, 'dirty_cpu', 0);
     fake.enterXen(0, 'idle_loop');
     expect(planWith(fake, contextSwitch).plan.edits).toEqual([]);
+  });
+});
+
+describe('fpu-state', () => {
+  it('has the next use of the unit trap while the registers are not noted as the vCPU’s', () => {
+    fake.enterXen(0, 'do_device_not_available');
+    fake.registers(0).cr0 = 0x8005_0033n;
+    const { plan } = planWith(fake, fpuState);
+    expect(plan.edits).toMatchObject([{ kind: 'registers', cpu: 0, set: { cr0: 0x8005_003bn } }]);
+    fake.set('vcpu', fake.dom0.address, 'fpu_dirtied', 1);
+    expect(planWith(fake, fpuState).plan.edits).toEqual([]);
   });
 });
 

@@ -32,6 +32,17 @@ describe('scheduling', () => {
     expect(findings).toContain('d0v0 runs on CPU 0');
   });
 
+  it('has no CPU come from a unit that may run elsewhere by now', () => {
+    fake.set('sched_resource', fake.resources[0]!, 'prev', fake.hvm.unit);
+    expect(planWith(fake, scheduling).after.object('sched_resource', fake.resources[0]!).u64('prev')).toBe(0n);
+  });
+
+  it('lets a vCPU that was to be moved run again where it is', () => {
+    fake.run(1, fake.idle[1]!);
+    fake.set('vcpu', fake.hvm.address, 'pause_flags', 8);
+    expect(planWith(fake, scheduling).after.object('vcpu', fake.hvm.address).u64('pause_flags')).toBe(0n);
+  });
+
   it('assigns a running vCPU to the CPU that runs it', () => {
     fake.set('vcpu', fake.dom0.address, 'processor', 1);
     fake.set('sched_unit', fake.dom0.unit, 'res', fake.resources[1]!);

@@ -9,7 +9,8 @@
  * the stack pointer last; around VMRUN they are popped and saved in the same frame).
  *
  * An HVM guest's frame is incomplete in one more way: rip, rsp, rflags and rax come from the VMCB, and Xen copies them
- * at the start of its exit handler. And between CLGI and STGI the CPU takes no interrupts whatever its flags say. Such a
+ * at the start of its exit handler. Whether that was done the failed CPU does not tell by its instruction pointer, but the
+ * values do: an exit that is handled changes none of them but rax, and rip by one instruction. And between CLGI and STGI the CPU takes no interrupts whatever its flags say. Such a
  * CPU goes on at Xen's own STGI, which leads to the exit handler; where the exit had been handled already, the VMCB's
  * exit code is made that of an external interrupt, whose handling does nothing.
  */
@@ -41,6 +42,9 @@ const SAVE_ORDER: readonly SavedRegister[] = [
   'r14',
   'r15',
 ];
+/** Exits that no instruction of the guest caused: VMEXIT_INTR to VMEXIT_VINTR (AMD64 manual volume 2, appendix C). */
+const ASYNCHRONOUS_EXITS = { first: 0x60n, last: 0x64n } as const;
+const LONGEST_INSTRUCTION = 15n;
 /** `VMEXIT_INTR`: a physical interrupt ended the guest's run (AMD64 manual volume 2, appendix C). */
 const VMEXIT_INTR = 0x60n;
 /** Stacks are 32 KiB and aligned: the bits of an address that say where in its stack it lies. */
@@ -125,6 +129,10 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   // All registers are saved, but the exit handler was not called yet.
   const stuffing = trap.rsp < guestFrame && context.facts.stuffingReturns.has(xen.memory.u64(guestFrame - 8n));
   if (stuffing && cpu.current.domain.kind === 'hvm') resumeAtStgi(context, cpu, 'pending');
+  const handling = trap.rsp < guestFrame && xen.memory.u64(guestFrame - 8n) === context.facts.svm?.handlerReturn;
+  if (handling && cpu.current.domain.kind === 'hvm' && !isSynced(frame, vmcbOf(context, cpu))) {
+    resumeAtStgi(context, cpu, 'pending');
+  }
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
@@ -179,6 +187,16 @@ function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: XenObject, rsp:
 
 const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
   xen.object('vmcb_struct', current.object.u64('arch.hvm.svm.vmcb'));
+
+/** Whether the exit handler has copied the guest's position from the VMCB to the frame, with what it may have changed since. */
+function isSynced(frame: XenObject, vmcb: XenObject): boolean {
+  if (frame.u64('rsp') !== vmcb.u64('rsp')) return false;
+  const exit = vmcb.u64('exitcode');
+  const asynchronous = exit >= ASYNCHRONOUS_EXITS.first && exit <= ASYNCHRONOUS_EXITS.last;
+  if (asynchronous) return frame.u64('rip') === vmcb.u64('rip') && frame.u64('rax') === vmcb.u64('rax');
+  const advanced = frame.u64('rip') - vmcb.u64('rip');
+  return advanced >= 0n && advanced <= LONGEST_INSTRUCTION;
+}
 
 /** The guest ran since Xen last entered it: its position in the VMCB differs from the one it was entered with. */
 const exitIsPending = (frame: XenObject, vmcb: XenObject): boolean =>

@@ -8,9 +8,14 @@ import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
+import { cpuInfo } from './cpu-info.js';
 import { eventChannels } from './event-channels.js';
+import { fpuState } from './fpu-state.js';
+import { grantProgress } from './grant-progress.js';
+import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
+import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
@@ -21,15 +26,22 @@ import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
 import { tasklets } from './tasklets.js';
+import { text } from './text.js';
 import { timers } from './timers.js';
+import { vmExits } from './vm-exits.js';
 
 export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
+    text,
+    lostStacks,
+    cpuInfo,
     completeFrames,
     bounceFrames,
     batchProgress,
+    grantProgress,
     retryHypercalls,
+    vmExits,
     perCpuState,
     eventChannels,
     staticLocksStep,
@@ -38,6 +50,8 @@ export const microreset: Mechanism = {
     pageTables,
     rendezvous,
     contextSwitch,
+    fpuState,
+    guestAreas,
     scheduling,
     timers,
     tasklets,

@@ -13,6 +13,8 @@ import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xe
 import type { Step, StepContext } from '../step.js';
 
 const VPF_BLOCKED = 1n;
+/** A vCPU that waits until it has been moved to another CPU. */
+const VPF_MIGRATING = 1n << 3n;
 /** Flags of `csched2_unit` (Xen 4.17, common/sched/credit2.c). */
 const CSFLAG_SCHEDULED = 1 << 1;
 const CSFLAG_DELAYED_RUNQ_ADD = 1 << 2;
@@ -39,6 +41,8 @@ function fixResources({ plan, xen, situation }: StepContext): void {
     if (idle) plan.set(current.object, 'sched_unit', unit, `${current.name} is its own unit`);
     if (plan.set(resource, 'curr', unit, `CPU ${cpu} runs ${current.name}`))
       plan.found(`CPU ${cpu} runs ${current.name}`);
+    // Who finds it set takes that unit for one that has just stopped running, wherever it runs by then.
+    plan.set(resource, 'prev', 0, `CPU ${cpu} comes from no other unit`);
     const rendezvous = xen.object('sched_unit', unit);
     plan.set(rendezvous, 'rendezvous_in_cnt', 0, 'no scheduling rendezvous is under way');
     plan.set(rendezvous, 'rendezvous_out_cnt', 0, 'no scheduling rendezvous is under way');
@@ -56,6 +60,7 @@ function fixVcpu(context: StepContext, vcpu: Vcpu, cpu: number | undefined): voi
   changed = plan.set(unit, 'is_running', runs ? 1 : 0, word) || changed;
   if (runs) changed = fixPlace(context, vcpu, unit, cpu) || changed;
   changed = fixSequence(context, vcpu) || changed;
+  if (!runs) changed = endMigration(context, vcpu) || changed;
   changed = fixRunstate(context, vcpu, unit, runs) || changed;
   if (vcpu.domain.kind !== 'idle') fixCredit2(context, unit, runs);
   if (changed) plan.found(word);
@@ -66,6 +71,12 @@ function fixPlace({ plan, xen }: StepContext, vcpu: Vcpu, unit: XenObject, cpu: 
   const resource = xen.memory.u64(xen.perCpu('sched_res', cpu));
   const moved = plan.set(vcpu.object, 'processor', cpu, `${vcpu.name} runs on CPU ${cpu}`);
   return plan.set(unit, 'res', resource, `${vcpu.name} runs on CPU ${cpu}`) || moved;
+}
+
+/** Who was to move it is gone; it stays where it is, and a scheduler that wants it elsewhere asks again. */
+function endMigration({ plan }: StepContext, { object, name }: Vcpu): boolean {
+  const flags = object.u64('pause_flags');
+  return plan.set(object, 'pause_flags', flags & ~VPF_MIGRATING, `nobody moves ${name} any more`);
 }
 
 function fixRunstate({ plan }: StepContext, vcpu: Vcpu, unit: XenObject, runs: boolean): boolean {
