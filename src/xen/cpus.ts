@@ -8,6 +8,7 @@ import {
   backtrace,
   type CpuStack,
   cpuStack,
+  isTrampoline,
   onStack,
   type TrapFrame,
   trapFrames,
@@ -49,7 +50,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const current = vcpus.get(stack.info.u64('current_vcpu')) ?? loaded;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
-  const traps = inside ? trapFrames(xen, facts, stack, onStack(stack, registers.rsp) ? registers.rsp : stack.base) : [];
+  const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
     ...state,
@@ -58,6 +59,16 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   };
 }
 
+/** A CPU that stands where there is no code is about to trap: it is treated as if it had. */
+function trapsOf(xen: Xen, facts: EntryFacts, stack: CpuStack, registers: CpuRegisters, cpu: number): TrapFrame[] {
+  const { rip, rsp } = registers;
+  const frames = trapFrames(xen, facts, stack, onStack(stack, rsp) ? rsp : stack.base);
+  if (frames.length > 0 || xen.profile.isText(rip) || isTrampoline(xen, cpu, rip)) return frames;
+  const object: TrapFrame['object'] = { u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0) };
+  return [{ object, address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
+}
+
+const PAGE_FAULT = 14;
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {

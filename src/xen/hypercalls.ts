@@ -4,7 +4,7 @@ import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import { guestBytes } from './guest-memory.js';
-import type { CpuStack, TrapFrame } from './stack.js';
+import { type CpuStack, onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
 
 /** What is known of a CPU whose thread may be a hypercall. */
@@ -80,10 +80,13 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
 
 /**
  * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
- * (the failure itself, on the CPU that failed).
+ * (the failure itself, on the CPU that failed). One that points elsewhere was the victim of the failure: threads spend nearly
+ * all their time deep in Xen, so that is where it is taken to have been.
  */
-export const threadStackPointer = ({ traps, registers }: Pick<HypercallThread, 'traps' | 'registers'>): bigint =>
-  traps.at(-1)?.rsp ?? registers.rsp;
+export function threadStackPointer({ traps, registers, stack }: Omit<HypercallThread, 'current'>): bigint {
+  const rsp = traps.at(-1)?.rsp ?? registers.rsp;
+  return onStack(stack, rsp) ? rsp : stack.base;
+}
 
 /** Whether the CPU, between calls of the entry code, was on its way in. */
 function isEntering(xen: Xen, cpu: HypercallThread): boolean {
