@@ -53,6 +53,8 @@ describe('readSituation', () => {
     fake.set('cpu_info', fake.frame(0), 'current_vcpu', 0xdead_beefn);
     expect(cpu(0).current.name).toBe('d0v0');
     fake.put(fake.perCpu('curr_vcpu', 0), 8, 0x1234n);
+    expect(cpu(0).loaded.name).toBe('d0v0');
+    fake.set('sched_resource', fake.resources[0]!, 'curr', 0x1234n);
     expect(cpu(0).current.name).toBe('d[IDLE]v0');
   });
 

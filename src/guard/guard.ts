@@ -16,7 +16,7 @@ import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
-import { readSituation } from '../xen/cpus.js';
+import { lostItsStack, readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
 import { Urgency } from './priority.js';
 import { recover } from './recover.js';
@@ -205,12 +205,27 @@ export class Guard {
       const failure = classifyStop(this.#target.at(view), stop.cpu, stop.atMs);
       if (failure !== undefined) return { failure, view };
     } else if (stop.kind === 'shutdown' || stop.kind === 'reset' || stop.kind === 'internal-error') {
+      const revived = stop.kind === 'reset' ? await this.#onTripleFault(stop) : undefined;
+      if (revived !== undefined) return revived;
       const why = `QEMU stopped the machine: ${stop.kind}`;
       return { failure: { kind: 'machine-stop', summary: why, detectedAtMs: stop.atMs } };
     }
     await machine.resume();
     this.#watch.reset();
     return undefined;
+  }
+
+  /** A CPU that lost its stack and had no other one to take the fault on. A reset that was asked for has no such CPU. */
+  async #onTripleFault(stop: Stop): Promise<Sighting | undefined> {
+    const { machine } = this.#target;
+    const view = await machine.capture();
+    const xen = this.#target.at(view);
+    const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
+    const lost = cpus.find((state) => lostItsStack(xen, state));
+    if (lost === undefined || !(await machine.revive())) return undefined;
+    const at = xen.profile.describe(lost.registers.rip);
+    const summary = `triple fault in Xen at ${at}`;
+    return { failure: { kind: 'machine-stop', cpu: lost.cpu, at, summary, detectedAtMs: stop.atMs }, view };
   }
 
   #samples() {

@@ -12,6 +12,7 @@ import { checkBinary } from './process.js';
 import type { Qmp, QmpEvent } from './qmp.js';
 import { type GuestRam, MappedRam } from './ram.js';
 import { openRam } from './ram-find.js';
+import { revive } from './revive.js';
 import type { MachineState, RunOneOptions } from './run-control.js';
 import {
   checkSnapshot,
@@ -202,6 +203,18 @@ export class Machine {
       await control.freeze().catch(() => {}); // The first error is the one to tell.
       throw error;
     }
+  }
+
+  /**
+   * Makes a machine that stopped with `reset` one that can be resumed, everything else as it was; see `revive.ts`.
+   * @returns whether it can be resumed now
+   * @throws NL_QMP_ERROR, NL_TIMEOUT, NL_QEMU_EXITED
+   */
+  async revive(): Promise<boolean> {
+    const { control, qmp } = this.#link;
+    if (this.lastStop.kind !== 'reset' || !(await revive(qmp))) return false;
+    control.noteRevival();
+    return true;
   }
 
   /**

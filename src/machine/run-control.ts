@@ -154,6 +154,13 @@ export class RunControl {
     for (const [cpu, values] of writes) if (values.rip !== undefined) this.#standing.delete(cpu);
   }
 
+  /** The machine stood for a reset and need not be reset any more. */
+  noteRevival(): void {
+    this.#requireFrozen('going on after a reset');
+    this.shutdownReason = undefined;
+    this.#lastStop = { kind: 'paused', atMs: this.#lastStop.atMs };
+  }
+
   /** The link is gone: every waiter gets the reason. */
   fail(error: NinelivesError): void {
     if (this.#lost) return;

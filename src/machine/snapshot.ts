@@ -142,13 +142,14 @@ async function saveDevices(qmp: Qmp, path: string): Promise<void> {
   await reclaimDrives(qmp);
 }
 
-async function ignoreSharedRam(qmp: Qmp): Promise<void> {
+export async function ignoreSharedRam(qmp: Qmp): Promise<void> {
   await qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'x-ignore-shared', state: true }] });
 }
 
 const MIGRATION_LIMIT_MS = 30_000;
 
-async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
+/** @throws NL_QMP_ERROR, NL_TIMEOUT */
+export async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
   const end = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < end) {
     const { status, 'error-desc': reason } = asRecord(await qmp.execute('query-migrate'));

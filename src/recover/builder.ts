@@ -103,7 +103,8 @@ export class PlanBuilder {
   }
 
   /** Has `cpu` call a function of Xen, interrupts off, before it goes where the plan sends it. */
-  call(cpu: number, functionName: string, args: readonly bigint[], reason: string): void {
-    this.#edits.push({ kind: 'call', step: this.#step, reason, cpu, function: functionName, arguments: args });
+  call(cpu: number, functionName: string, args: readonly bigint[], reason: string, offset = 0n): void {
+    const call = { kind: 'call', step: this.#step, reason, cpu, function: functionName, arguments: args } as const;
+    this.#edits.push(offset === 0n ? call : { ...call, offset });
   }
 }

@@ -35,6 +35,8 @@ export type Edit =
       readonly kind: 'call';
       readonly cpu: number;
       readonly function: string;
+      /** How far from the function's start it is entered, in bytes; 0 when absent. */
+      readonly offset?: bigint;
       readonly arguments: readonly bigint[];
     });
 

@@ -1,4 +1,5 @@
 /** What each CPU was doing when the machine froze. */
+import { PAGE_SIZE } from '../x86/address.js';
 import { type CpuRegisters, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
@@ -45,9 +46,10 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const registers = xen.view.registers(cpu);
   const stack = cpuStack(xen, cpu);
   const idle = vcpus.get(xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)))!;
-  // Either pointer may be the victim of the fault; the idle vCPU is the value that is always valid.
-  const loaded = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu))) ?? idle;
-  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? loaded;
+  // Any of these pointers may be the victim of the fault; the idle vCPU is the value that is always valid.
+  const noted = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu)));
+  const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? noted ?? idle;
+  const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
   const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
@@ -62,13 +64,33 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
 /** A CPU that stands where there is no code is about to trap: it is treated as if it had. */
 function trapsOf(xen: Xen, facts: EntryFacts, stack: CpuStack, registers: CpuRegisters, cpu: number): TrapFrame[] {
   const { rip, rsp } = registers;
-  const frames = trapFrames(xen, facts, stack, onStack(stack, rsp) ? rsp : stack.base);
+  const frames = onStack(stack, rsp) ? trapFrames(xen, facts, stack, rsp) : [];
   if (frames.length > 0 || xen.profile.isText(rip) || isTrampoline(xen, cpu, rip)) return frames;
   const object: TrapFrame['object'] = { u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0) };
   return [{ object, address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
 }
 
 const PAGE_FAULT = 14;
+
+/** What the scheduler has put on a CPU. */
+function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcpu | undefined {
+  const unit = xen.object('sched_resource', xen.memory.u64(xen.perCpu('sched_res', cpu))).u64('curr');
+  return xen.memory.isMapped(unit) ? vcpus.get(xen.object('sched_unit', unit).u64('vcpu_list')) : undefined;
+}
+
+/**
+ * In Xen's own code and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of
+ * the pages of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
+ */
+export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'registers' | 'stack'>): boolean {
+  if (privilegeLevel(registers) !== 0 || !xen.profile.isText(registers.rip)) return false;
+  const next = registers.rsp - 8n;
+  if (!onStack(stack, next)) return true;
+  const slot = (next - stack.base) / BigInt(PAGE_SIZE);
+  const primary = (stack.end - stack.base - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'))) / BigInt(PAGE_SIZE);
+  return slot === 0n || slot === primary - 1n;
+}
+
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {

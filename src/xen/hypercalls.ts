@@ -60,7 +60,7 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
 
   const fromUser = frame.u64('rip') < USER_END;
   const slot = xen.memory.u64(cpu.stack.guestFrame - 8n);
-  const below = threadStackPointer(cpu) < cpu.stack.guestFrame;
+  const below = threadStackPointer(xen, cpu) < cpu.stack.guestFrame;
   const stuffing = below && facts.stuffingReturns.has(slot);
   const inCall = below && !stuffing;
   const entering = stuffing || (!inCall && isEntering(xen, cpu));
@@ -80,18 +80,26 @@ export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThr
 
 /**
  * The stack pointer of the thread that is abandoned: where it stood before the first trap that was taken inside Xen
- * (the failure itself, on the CPU that failed). One that points elsewhere was the victim of the failure: threads spend nearly
- * all their time deep in Xen, so that is where it is taken to have been.
+ * (the failure itself, on the CPU that failed). A thread whose stack pointer was lost was somewhere deep in Xen, most likely;
+ * one that is not in Xen's text is on its way in, still on its guest's stack.
  */
-export function threadStackPointer({ traps, registers, stack }: Omit<HypercallThread, 'current'>): bigint {
+export function threadStackPointer(
+  xen: Xen,
+  { traps, registers, stack }: Pick<HypercallThread, 'traps' | 'registers' | 'stack'>,
+): bigint {
   const rsp = traps.at(-1)?.rsp ?? registers.rsp;
-  return onStack(stack, rsp) ? rsp : stack.base;
+  if (onStack(stack, rsp)) return rsp;
+  return traps.length > 0 || xen.profile.isText(registers.rip) ? stack.base : stack.end;
 }
 
 /** Whether the CPU, between calls of the entry code, was on its way in. */
 function isEntering(xen: Xen, cpu: HypercallThread): boolean {
   const trap = cpu.traps.at(-1);
-  if (trap === undefined) return ENTRIES.has(xen.profile.resolve(cpu.registers.rip)?.name ?? '');
+  if (trap === undefined) {
+    // A SYSCALL leads to a stub of the CPU's own, outside Xen's text.
+    const { rip } = cpu.registers;
+    return !xen.profile.isText(rip) || ENTRIES.has(xen.profile.resolve(rip)?.name ?? '');
+  }
   if (trap.rsp > cpu.stack.guestFrame) return true;
   return (['rsi', 'r8', 'r9', 'r10', 'r11'] as const).every((name) => trap.object.u64(name) === 0n);
 }

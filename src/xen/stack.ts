@@ -79,10 +79,13 @@ export function trapFrames(xen: Xen, facts: EntryFacts, stack: CpuStack, from: b
     if ((frame.num('cs') & 3) !== 0) continue;
     const rsp = frame.u64('rsp');
     const ownStack = address < primary;
-    if (!ownStack && (rsp & ~(STACK_ALIGNMENT - 1n)) !== address + length) continue;
+    const fits = ownStack
+      ? !onStack(stack, rsp) || rsp > address
+      : (rsp & ~(STACK_ALIGNMENT - 1n)) === address + length;
+    if (!fits) continue;
     const vector = frame.num('entry_vector') & 0xff;
     frames.push({ object: frame, address, rip: frame.u64('rip'), rsp, vector, takenBy });
-    if (!onStack(stack, rsp) || rsp <= address) return frames;
+    if (!onStack(stack, rsp)) break;
     slot = rsp & ~7n;
   }
   return frames;

@@ -34,7 +34,7 @@ function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
     plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
     plan.found(`${current.name}: privilege level in its frame restored`);
   }
-  const sp = threadStackPointer(cpu);
+  const sp = threadStackPointer(xen, cpu);
   const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));
   if (sp >= stack.guestFrame || delivery === undefined) return;
   const fromUser = frame.u64('rip') < USER_END;

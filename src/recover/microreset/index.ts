@@ -8,12 +8,15 @@ import { batchProgress } from './batch-progress.js';
 import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
+import { cpuInfo } from './cpu-info.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
+import { interruptHandlers } from './interrupt-handlers.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
+import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
@@ -32,6 +35,8 @@ export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
     text,
+    lostStacks,
+    cpuInfo,
     completeFrames,
     bounceFrames,
     batchProgress,
@@ -51,6 +56,7 @@ export const microreset: Mechanism = {
     scheduling,
     timers,
     tasklets,
+    interruptHandlers,
     inServiceVectors,
     softirqs,
     lostWakeups,

@@ -55,7 +55,7 @@ function place(context: StepContext, state: CpuState): void {
   for (const call of calls) {
     const returnSlot = frame + frameLength;
     const registers = new Map<string, bigint>(call.arguments.map((value, n) => [ARGUMENT_REGISTERS[n]!, value]));
-    writeFrame(frame, xen.symbol(call.function), returnSlot, registers, call.reason);
+    writeFrame(frame, xen.symbol(call.function) + (call.offset ?? 0n), returnSlot, registers, call.reason);
     plan.write(returnSlot, 8, exit, call.reason);
     frame = returnSlot + 8n;
   }

@@ -52,7 +52,7 @@ function repair(context: StepContext, cpu: CpuState): void {
 
 /** Which call of the loop around VMRUN is under way: the one whose return address lies under the guest's frame. */
 function stageOf(xen: Xen, { svm }: EntryFacts, cpu: CpuState): 'handling' | 'delivering' | undefined {
-  if (threadStackPointer(cpu) >= cpu.stack.guestFrame) return undefined;
+  if (threadStackPointer(xen, cpu) >= cpu.stack.guestFrame) return undefined;
   const slot = xen.memory.u64(cpu.stack.guestFrame - 8n);
   if (slot === svm?.handlerReturn) return 'handling';
   return slot === svm?.assistReturn ? 'delivering' : undefined;

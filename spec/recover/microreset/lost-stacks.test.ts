@@ -1,0 +1,56 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { cpuInfo } from '../../../src/recover/microreset/cpu-info.js';
+import { lostStacks } from '../../../src/recover/microreset/lost-stacks.js';
+import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
+import { FakeXen } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+let fake: FakeXen;
+beforeEach(() => {
+  fake = new FakeXen();
+  fake.putBytes(fake.symbol('__x86_return_thunk') - 1n, [0xcc, 0xc3]);
+});
+
+describe('lost-stacks', () => {
+  it('has a CPU whose stack pointer is not on its stack deliver a breakpoint before all else', () => {
+    fake.enterXen(1, 'vcpu_wake');
+    Object.assign(fake.registers(1), { rsp: 0xfff7_8300_79f0_7d70n });
+    const { plan, after } = planWith(fake, lostStacks, placeCpus);
+    expect(plan.steps[0]!.findings).toEqual(['CPU 1: its stack pointer was 0xfff7830079f07d70']);
+    const placed = plan.edits.find((edit) => edit.kind === 'registers' && edit.cpu === 1);
+    const first = (placed as { set: { rsp: bigint } }).set.rsp;
+    expect(after.object('cpu_user_regs', first).u64('rip')).toBe(fake.symbol('__x86_return_thunk') - 1n);
+  });
+
+  it('leaves alone who stands on its stack, and a guest whatever its stack pointer', () => {
+    fake.enterXen(0, 'vcpu_wake');
+    expect(planWith(fake, lostStacks).plan.edits).toEqual([]);
+  });
+
+  it('calls nothing in a build without that breakpoint', () => {
+    fake.putBytes(fake.symbol('__x86_return_thunk') - 1n, [0x90]);
+    fake.enterXen(1, 'vcpu_wake');
+    Object.assign(fake.registers(1), { rsp: 8n });
+    const { plan } = planWith(fake, lostStacks);
+    expect(plan.steps[0]!.findings).toHaveLength(1);
+    expect(plan.edits).toEqual([]);
+  });
+});
+
+describe('cpu-info', () => {
+  it('writes again what a CPU knows itself by', () => {
+    fake.enterXen(0, 'vcpu_wake');
+    const info = fake.frame(0);
+    const offset = fake.get('cpu_info', info, 'per_cpu_offset');
+    fake.set('cpu_info', info, 'processor_id', 7);
+    fake.set('cpu_info', info, 'per_cpu_offset', 0xbadn);
+    const { after } = planWith(fake, cpuInfo);
+    expect(after.object('cpu_info', info).num('processor_id')).toBe(0);
+    expect(after.object('cpu_info', info).u64('per_cpu_offset')).toBe(offset);
+  });
+
+  it('finds nothing on a CPU that is as it should be', () => {
+    fake.enterXen(0, 'vcpu_wake');
+    expect(planWith(fake, cpuInfo).plan.edits).toEqual([]);
+  });
+});

@@ -1,0 +1,31 @@
+/**
+ * The top of a CPU's stack holds, above its guest's frame, what Xen knows the CPU by (`struct cpu_info`, Xen 4.17
+ * asm-x86/current.h). A stack pointer that became too high, and the trap that follows, write over it. Which CPU it is, where
+ * its per-CPU data are and what is in CR4 is known from elsewhere. `current_vcpu` is set by `place-cpus`; the per-CPU
+ * `curr_vcpu` is set here where it names no vCPU.
+ */
+import { allVcpus } from '../../xen/domains.js';
+import type { Step } from '../step.js';
+
+export const cpuInfo: Step = {
+  name: 'cpu-info',
+  removes: 'what was written over the words by which a CPU knows itself',
+  source: 'ours; Xen 4.17 asm-x86/current.h',
+  run({ plan, xen, abandoned, situation }) {
+    const loadedAt = (cpu: number): bigint => xen.perCpu('curr_vcpu', cpu);
+    const vcpus = new Set(allVcpus(situation.domains).map((vcpu) => vcpu.address));
+    for (const { cpu, stack, registers, loaded } of abandoned) {
+      const { info } = stack;
+      const reason = `CPU ${cpu} knows itself by it`;
+      const repaired = [
+        plan.set(info, 'processor_id', cpu, reason) && 'number',
+        plan.set(info, 'per_cpu_offset', xen.perCpuOffset(cpu), reason) && 'per-CPU data',
+        plan.set(info, 'cr4', registers.cr4, reason) && 'CR4',
+        !vcpus.has(xen.memory.u64(loadedAt(cpu))) &&
+          plan.write(loadedAt(cpu), 8, loaded.address, reason) &&
+          'vCPU loaded',
+      ].filter((word) => word !== false);
+      if (repaired.length > 0) plan.found(`CPU ${cpu}: ${repaired.join(', ')} written again`);
+    }
+  },
+};
