@@ -11,7 +11,7 @@ beforeEach(() => {
   fake = new FakeXen();
   fake.setHypercall(0, 29);
   fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
-  fake.trap(0, 0x800, { rip: 0n, rsp: fake.frame(0) - 0x200n });
+  fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x200n });
   fake.enterXen(1, 'vcpu_wake');
   fake.put(fake.symbol('heap_lock'), 4, 0x0001_0000);
 });

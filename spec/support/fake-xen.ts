@@ -220,13 +220,20 @@ export class FakeXen implements View {
     this.put(this.frame(cpu) - 8n, 8, value);
   }
 
-  /** A trap taken inside Xen, its frame `depth` bytes under the guest's: the CPU that failed. Returns its address. */
-  trap(cpu: number, depth: number, fields: Readonly<Record<string, bigint | number>>): bigint {
-    const frame = this.frame(cpu) - BigInt(depth);
+  /**
+   * A trap taken inside Xen with the stack pointer at `rsp`: the CPU that failed. Returns the address of its frame.
+   * @param top end of the frame, where the trap has a stack of its own
+   */
+  trap(
+    cpu: number,
+    fields: Readonly<Record<string, bigint | number>> & { readonly rsp: bigint },
+    top: bigint = fields.rsp & ~15n,
+  ): bigint {
+    const frame = top - BigInt(this.profile.struct('cpu_user_regs').field('es').offset);
     this.put(frame - 8n, 8, this.symbol('handle_exception_saved') + 5n);
     const all = { cs: 0xe008, entry_vector: 14, ...fields };
     for (const [field, value] of Object.entries(all)) this.set('cpu_user_regs', frame, field, value);
-    this.enterXen(cpu, 'show_execution_state', depth + 0x80);
+    this.enterXen(cpu, 'show_execution_state', Number(this.frame(cpu) - frame) + 0x80);
     return frame;
   }
 

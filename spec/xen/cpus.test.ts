@@ -66,10 +66,24 @@ describe('readSituation', () => {
   });
 
   it('finds the trap that was the failure, outermost last', () => {
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0) - 0x100n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x100n });
     const [trap] = cpu(0).traps;
     expect(trap).toMatchObject({ rip: 0n, rsp: fake.frame(0) - 0x100n, vector: 14, takenBy: 'handle_exception_saved' });
     expect(cpu(0).traps).toHaveLength(1);
+  });
+
+  it('takes nothing for a trap that does not lie right under the stack it interrupted', () => {
+    const frame = fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x100n });
+    fake.set('cpu_user_regs', frame, 'rsp', fake.frame(0) - 0x80n);
+    expect(cpu(0).traps).toEqual([]);
+  });
+
+  it('takes a CPU that stands where there is no code for one that has trapped', () => {
+    fake.enterXen(0, 0n, 0);
+    fake.registers(0).rdi = 7n;
+    const [trap] = cpu(0).traps;
+    expect(trap).toMatchObject({ rip: 0n, rsp: fake.frame(0), takenBy: 'nobody yet' });
+    expect(trap!.object.u64('rdi')).toBe(7n);
   });
 
   it('does not take the guest’s own frame for a trap inside Xen', () => {

@@ -9,6 +9,7 @@ import {
   backtrace,
   type CpuStack,
   cpuStack,
+  isTrampoline,
   onStack,
   type TrapFrame,
   trapFrames,
@@ -51,7 +52,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
-  const traps = inside && onStack(stack, registers.rsp) ? trapFrames(xen, facts, stack, registers.rsp) : [];
+  const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
     ...state,
@@ -59,6 +60,17 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
     backtrace: where === 'guest' ? [] : backtrace(xen, stack, registers),
   };
 }
+
+/** A CPU that stands where there is no code is about to trap: it is treated as if it had. */
+function trapsOf(xen: Xen, facts: EntryFacts, stack: CpuStack, registers: CpuRegisters, cpu: number): TrapFrame[] {
+  const { rip, rsp } = registers;
+  const frames = onStack(stack, rsp) ? trapFrames(xen, facts, stack, rsp) : [];
+  if (frames.length > 0 || xen.profile.isText(rip) || isTrampoline(xen, cpu, rip)) return frames;
+  const object: TrapFrame['object'] = { u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0) };
+  return [{ object, address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
+}
+
+const PAGE_FAULT = 14;
 
 /** What the scheduler has put on a CPU. */
 function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcpu | undefined {
