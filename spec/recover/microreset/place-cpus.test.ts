@@ -54,6 +54,13 @@ describe('place-cpus', () => {
     expect(more).toEqual([]);
   });
 
+  it('takes a CPU back to Xen’s privilege level that had left it', () => {
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
+    Object.assign(fake.registers(1), { cs: 0x33, cr3: 0x5fdb_4000n });
+    const placed = planWith(fake, placeCpus).plan.edits.find((edit) => edit.kind === 'registers' && edit.cpu === 1);
+    expect(placed).toMatchObject({ set: { cs: 0xe008, ss: 0 } });
+  });
+
   it('sends an HVM vCPU and an idle one where theirs go', () => {
     fake.enterXen(1, 'vcpu_wake');
     expect(walk(planWith(fake, placeCpus), 1).map((visit) => visit.at)).toEqual(['svm_do_resume']);

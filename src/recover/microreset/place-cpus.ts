@@ -62,7 +62,15 @@ function place(context: StepContext, state: CpuState): void {
   writeFrame(frame, destination.rip, destination.rsp, new Map([['rbx', destination.rbx ?? 0n]]), reason);
   plan.setRegisters(
     cpu,
-    { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(state) },
+    {
+      rip: exit,
+      rsp: first,
+      rflags: Number(RFLAGS_QUIET),
+      r12: 0n,
+      cr3: pageTableOf(state),
+      // Code that was jumped into by accident may have left Xen's privilege level.
+      ...(BigInt(state.registers.cs) === XEN_CS ? {} : { cs: Number(XEN_CS), ss: 0 }),
+    },
     reason,
   );
   note(context, cpu, `goes on in ${xen.profile.describe(destination.rip)}`);
