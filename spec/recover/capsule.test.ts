@@ -126,10 +126,9 @@ describe('a file that is no capsule', () => {
       fc.property(fc.integer({ min: 10, max: bytes.length - 1 }), fc.integer({ min: 1, max: 255 }), (at, flip) => {
         const damaged = Uint8Array.from(bytes);
         damaged[at]! ^= flip;
-        const code = codeOf(damaged);
-        // Some bits of a gzip file mean nothing: those between the end of the data and the next byte.
-        if (code === undefined) expect(gunzipSync(damaged)).toEqual(gunzipSync(bytes));
-        else expect(code).toBe('NL_CAPSULE_INVALID');
+        // A few bits of a gzip file mean nothing.
+        if (codeOf(damaged) === undefined) expect(gunzipSync(damaged)).toEqual(gunzipSync(bytes));
+        else expect(codeOf(damaged)).toBe('NL_CAPSULE_INVALID');
       }),
       { numRuns: 60 },
     );

@@ -87,6 +87,7 @@ export class FakeXen implements View {
     this.dom0 = this.#newVcpu(pv, 0, 'pv', 0);
     this.hvm = this.#newVcpu(hvm, 0, 'hvm', 1);
     this.#writeGuest();
+    for (const registers of this.#registers) registers.cr3 = BigInt(this.#root);
     this.run(0, this.dom0);
     this.run(1, this.hvm);
     for (const [cpu, resource] of this.resources.entries()) {
@@ -410,6 +411,7 @@ export class FakeXen implements View {
   /** Code of dom0's kernel and of a process of its, each with a SYSCALL, in page tables of its own. */
   #writeGuest(): void {
     const root = this.memory.newTable();
+    this.memory.write(root, this.memory.page(this.#root / PAGE_SIZE)!);
     for (const code of [GUEST_KERNEL, GUEST_PROCESS]) {
       const page = this.#physical(this.alloc(PAGE_SIZE, PAGE_SIZE));
       this.memory.write(page + SYSCALL_AT, [0x0f, 0x05]);
