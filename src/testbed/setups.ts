@@ -67,11 +67,11 @@ function published(setup: SetupName, works: readonly GuestWork[], options: Setup
 /** 13 vCPUs; on its default of four CPUs each has to share. */
 function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions): BoxSpec {
   const vms = [
-    vm('app1', 4, 'unixbench'),
-    vm('app2', 2, 'files'),
-    vm('app3', 1, 'blkbench'),
-    vm('app4', 3, 'files'),
-    vm('app5', 1, 'files'),
+    appVm('app1', 4, 'unixbench'),
+    appVm('app2', 2, 'files'),
+    appVm('app3', 1, 'blkbench'),
+    appVm('app4', 3, 'files'),
+    appVm('app5', 1, 'files'),
   ];
   return {
     name: guests === 'mixed' ? 'crowded' : `crowded-${guests}`,
