@@ -13,5 +13,7 @@ const guard = await rig.guard(microreset);
 if (when === 'warm') await guard.warm;
 const measured = await rig.fail(microreset, new Random(BigInt(seed ?? 1)));
 const { latencyMs, phases, plan } = measured?.recovery ?? {};
-const steps = plan?.steps.filter(({ durationMs }) => durationMs > 0.5).map(({ name, durationMs }) => [name, durationMs]);
+const steps = plan?.steps
+  .filter(({ durationMs }) => durationMs > 0.5)
+  .map(({ name, durationMs }) => [name, durationMs]);
 console.log(JSON.stringify({ latencyMs, phases, steps }));

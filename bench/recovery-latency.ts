@@ -52,7 +52,9 @@ const rows: Row[] = [];
 let lost = 0;
 
 async function turn(ram: number, random: Random, count: number, kindOf: (n: number) => Row['kind']): Promise<void> {
-  await using rig = await Rig.open(cpus, ram, { step: (label) => tell(`${ram} MiB: ${label}`), detail() {} });
+  await using rig = await Rig.open(cpus, ram, {
+    progress: { step: (label) => tell(`${ram} MiB: ${label}`), detail() {} },
+  });
   await (await rig.guard(microreset, 'watch')).warm;
   for (let n = 0; n < count; n++) {
     const kind = kindOf(n);

@@ -2,7 +2,7 @@
 # Init of an AppVM: nothing but the work, restarted never: work that dies is a VM that is not intact.
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/bin:/usr/bin
 mount -t proc proc /proc
 mount -t devtmpfs dev /dev 2>/dev/null
 mount -t tmpfs run /run

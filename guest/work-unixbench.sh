@@ -4,12 +4,14 @@
 # status other than 0 is an error: a call that failed, a wrong content, a process that died.
 . /etc/ninelives/report.sh
 
+# A load, not only a sign of life: it rests less than other work.
+rest_times=1 rest_least=5 rest_most=30
+
 # Stressors, each with operations for a round of some tenths of a second on an emulated CPU:
-#   vm, mmap, mremap, brk, madvise: pages mapped, filled with patterns, read back, unmapped: page tables, TLB flushes
-#   fork, vfork, clone: address spaces made and pinned, copied, torn down
-#   switch, pipe, sem, futex: processes that wake each other: scheduling, timers, event channels
+#   vm, mmap, mremap: pages mapped, filled with patterns, read back, unmapped: page tables, TLB flushes
+#   fork, vfork: address spaces made and pinned, copied, torn down
+#   switch, pipe, futex: processes that wake each other: scheduling, timers, event channels
 #   sigsegv, fault: exceptions, which Xen hands on to a PV guest
-#   set, get, sigq, timer: system calls with arguments that are checked
 rounds='
 vm 2 --vm-bytes 1m --vm-populate
 switch 20
@@ -19,9 +21,10 @@ pipe 50
 fault 10
 mremap 2 --mremap-bytes 1m
 sigsegv 10
+futex 20
+vfork 3
 '
 
-fd=8
 while :; do
   echo "$rounds" >$dir/rounds
   while read -r stressor ops options; do

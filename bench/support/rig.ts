@@ -19,6 +19,12 @@ export interface Measured {
   readonly passage: Passage;
 }
 
+export interface RigOptions {
+  readonly progress?: Progress;
+  /** Folder in which a capsule of each failure is kept. */
+  readonly capsuleDir?: string;
+}
+
 export const boxSpec = (cpus: number, memoryMiB: number) => ({ ...DEFAULT_BOX, name: 'latency', cpus, memoryMiB });
 
 export class Rig implements AsyncDisposable {
@@ -26,17 +32,19 @@ export class Rig implements AsyncDisposable {
   #target: Target;
   #clock: StopClock;
   readonly #guards = new Map<Mechanism, Guard>();
+  readonly #options: RigOptions;
 
-  private constructor(box: Box, target: Target) {
+  private constructor(box: Box, target: Target, options: RigOptions) {
     this.box = box;
     this.#target = target;
+    this.#options = options;
     this.#clock = new StopClock(box.machine);
   }
 
-  static async open(cpus: number, memoryMiB: number, progress: Progress = silent): Promise<Rig> {
-    const box = await openBox(boxSpec(cpus, memoryMiB), progress);
+  static async open(cpus: number, memoryMiB: number, options: RigOptions = {}): Promise<Rig> {
+    const box = await openBox(boxSpec(cpus, memoryMiB), options.progress ?? silent);
     await box.machine.freeze();
-    return new Rig(box, await findTarget(box.machine));
+    return new Rig(box, await findTarget(box.machine), options);
   }
 
   /** A guard that recovers by this mechanism; several may take turns. */
@@ -44,7 +52,12 @@ export class Rig implements AsyncDisposable {
     let guard = this.#guards.get(mechanism);
     if (guard === undefined) {
       await this.box.machine.freeze();
-      guard = await Guard.attach(this.#target, { mechanism, hangs });
+      const { capsuleDir } = this.#options;
+      guard = await Guard.attach(this.#target, {
+        mechanism,
+        hangs,
+        ...(capsuleDir === undefined ? {} : { capsuleDir }),
+      });
       this.#guards.set(mechanism, guard);
     }
     return guard;

@@ -41,6 +41,7 @@ describe('the spec of a box', () => {
     refuses({ guests: [DEFAULT_GUESTS[0]!, DEFAULT_GUESTS[0]!] });
     refuses({ memoryMiB: 1024, guests: [{ ...GUEST, memoryMiB: 1024 }] });
     refuses({ guests: [{ ...GUEST, vcpus: 9 }] });
+    refuses({ guests: [{ ...GUEST, work: 'unixbench', memoryMiB: 128 }] });
     refuses({ dom0: { ...DEFAULT_BOX.dom0, vcpus: 0 } });
     refuses({ dom0: { ...DEFAULT_BOX.dom0, memoryMiB: 128 } });
   });

@@ -53,10 +53,11 @@ describe('the new VM with a disk', () => {
   });
 
   it('is failed with the reason when its backend does not connect', async () => {
+    // A hotplug script that does not tell blkback which device it is.
     await box.dom0.run(
       "printf '#!/bin/sh\\nxenstore-write $XENBUS_PATH/hotplug-status connected' >/etc/xen/scripts/block",
     );
-    const created = await box.createVm(10_000);
+    const created = await box.createVm(30_000);
     expect(created).toMatchObject({ kind: 'failed', reason: expect.stringContaining('block device never connected') });
   });
 });

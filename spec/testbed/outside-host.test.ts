@@ -3,7 +3,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { guestStation, OUTSIDE } from '../../src/testbed/net/addresses.js';
 import { arpReplyFrame, arpRequestFrame, type Datagram, parseUdp, udpFrame } from '../../src/testbed/net/frames.js';
 import { FrameReader, prefixed } from '../../src/testbed/net/stream.js';
@@ -62,6 +62,7 @@ describe('the host outside', () => {
     cable.close();
     rmSync(path, { force: true });
   });
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   const until = async (holds: () => boolean): Promise<void> => {
     for (let i = 0; !holds() && i < 1000; i++) await sleep(5);

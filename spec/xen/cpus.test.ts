@@ -43,6 +43,14 @@ describe('readSituation', () => {
     expect(cpu(1).where).toBe('xen');
   });
 
+  it('takes a CPU on Xen’s own page table for an HVM guest as being in Xen, wherever it went', () => {
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
+    Object.assign(fake.registers(1), { cs: 0x33, rip: 0xffff_ffff_ffff_ffffn, cr3: 0x562_4000n });
+    expect(cpu(1).where).toBe('guest');
+    Object.assign(fake.registers(1), { cr3: 0x5fdb_4000n });
+    expect(cpu(1).where).toBe('xen');
+  });
+
   it('takes a CPU with a ruined instruction pointer on Xen’s stack as being in Xen', () => {
     fake.enterXen(1, 0n);
     expect(cpu(1).where).toBe('xen');

@@ -42,6 +42,20 @@ describe('FrameWords', () => {
     expect(new FrameWords(fake.xen()).where(L2, 'allocated')).toEqual([1024 + 2 ** order]);
   });
 
+  it('believes no order in the middle of a piece whose beginning it has not seen, as in a capsule', () => {
+    free(1024, 9);
+    set(1300, 'v.free.order', 2);
+    set(1536, 'u.inuse.type_info', constant('PGT_l2_page_table'));
+    set(1300, 'v.free.order', 10);
+    set(1280, 'v.free.order', 8);
+    set(1290, 'count_info', 0);
+    const missing = pageInfo(fake.xen(), 1024).address;
+    const xen = fake.xen();
+    const glanceAt = xen.memory.glanceAt.bind(xen.memory);
+    xen.memory.glanceAt = (address) => (address === missing ? undefined : glanceAt(address));
+    expect(new FrameWords(xen).where(L2, 'allocated')).toEqual([1290, 1536]);
+  });
+
   it('does not believe an order that cannot be, and sees every frame', () => {
     free(1024, 3);
     set(1024, 'v.free.order', 40);

@@ -8,7 +8,6 @@ import { type InjectionPoint, inject, type Planned } from '../inject/index.js';
 import type { Mechanism } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
-import type { OutsideHost } from '../testbed/outside-host.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
 import { type Classified, classify } from './classify.js';
@@ -76,7 +75,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const watch = new Stopwatch();
   const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
   const seen = new Sightings(sample);
-  const outside = new OutsideWatch((box as Box & { readonly outside?: OutsideHost | undefined }).outside);
+  const outside = new OutsideWatch(box.outside);
   outside.held(true);
   let repair: (() => Promise<void>) | undefined;
   const mark = consoleMark(box);

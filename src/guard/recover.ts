@@ -61,6 +61,7 @@ export async function recover(
   return outcome({ ...phases, captureMs: captureMs + told, commitMs, resumeMs }, 'resumed', stood.resumedMs, told);
 
   function outcome(times: PhaseTimes, result: Recovery['result'], until: number, told = 0): Recovery {
-    return { failure, plan, phases: times, latencyMs: until - failure.detectedAtMs + told, result };
+    const detectedAtMs = failure.detectedAtMs - told;
+    return { failure: { ...failure, detectedAtMs }, plan, phases: times, latencyMs: until - detectedAtMs, result };
   }
 }

@@ -9,6 +9,7 @@
 import {
   closeSync,
   existsSync,
+  fstatSync,
   ftruncateSync,
   mkdirSync,
   openSync,
@@ -23,7 +24,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { NinelivesError } from '../common/errors.js';
 import { PAGE_SIZE } from '../x86/address.js';
-import { copyBytes, dataRanges, mapFile, punchHole, releaseMapping, sameBytes, VIEW_SIZE } from './libc.js';
+import { copyBytes, dataRanges, mapFile, populate, punchHole, releaseMapping, sameBytes, VIEW_SIZE } from './libc.js';
 import { asRecord, type Qmp } from './qmp.js';
 import type { MappedRam } from './ram.js';
 
@@ -203,28 +204,53 @@ export interface RamRestore {
  */
 export function restoreRam(ram: MappedRam, dir: string): RamRestore {
   const { address: live, length } = ram.mapping;
-  const fd = openSync(ramIn(dir), 'r');
-  const golden = mapFile(fd, length, 'read');
-  try {
-    const wanted = blockRanges(fd, length);
-    for (const hole of gaps(wanted, length)) punchHole(ram.fd, hole.start, hole.end - hole.start);
-    let comparedBytes = 0;
-    let writtenBytes = 0;
-    for (const { start, end } of wanted) {
-      for (let at = start; at < end; at += BLOCK) {
-        const size = Math.min(BLOCK, end - at);
-        comparedBytes += size;
-        if (sameBytes(live + at, golden.address + at, size)) continue;
-        for (let page = at; page < at + size; page += PAGE_SIZE) {
-          if (sameBytes(live + page, golden.address + page, PAGE_SIZE)) continue;
-          copyBytes(live + page, golden.address + page, PAGE_SIZE);
-          writtenBytes += PAGE_SIZE;
-        }
+  const { address: golden, ranges } = goldenRam(ramIn(dir), length);
+  for (const hole of gaps(ranges, length)) punchHole(ram.fd, hole.start, hole.end - hole.start);
+  let comparedBytes = 0;
+  let writtenBytes = 0;
+  for (const { start, end } of ranges) {
+    for (let at = start; at < end; at += BLOCK) {
+      const size = Math.min(BLOCK, end - at);
+      comparedBytes += size;
+      if (sameBytes(live + at, golden + at, size)) continue;
+      for (let page = at; page < at + size; page += PAGE_SIZE) {
+        if (sameBytes(live + page, golden + page, PAGE_SIZE)) continue;
+        copyBytes(live + page, golden + page, PAGE_SIZE);
+        writtenBytes += PAGE_SIZE;
       }
     }
-    return { comparedBytes, writtenBytes };
+  }
+  return { comparedBytes, writtenBytes };
+}
+
+interface GoldenRam {
+  /** Which file it is: a snapshot that was saved anew is another one. */
+  readonly identity: string;
+  readonly address: number;
+  readonly ranges: readonly { start: number; end: number }[];
+  readonly release: () => void;
+}
+
+/**
+ * The snapshot's RAM that was used last stays mapped: a campaign goes back to it thousands of times, and to map it anew takes its
+ * page faults again, and address space that is never given back.
+ */
+let lastGolden: GoldenRam | undefined;
+
+function goldenRam(path: string, length: number): GoldenRam {
+  const fd = openSync(path, 'r');
+  try {
+    const { dev, ino, mtimeNs } = fstatSync(fd, { bigint: true });
+    const identity = `${dev} ${ino} ${mtimeNs} ${length}`;
+    if (lastGolden?.identity === identity) return lastGolden;
+    lastGolden?.release();
+    lastGolden = undefined;
+    const mapping = mapFile(fd, length, 'read');
+    const ranges = blockRanges(fd, length);
+    for (const { start, end } of ranges) populate(mapping, start, end - start);
+    lastGolden = { identity, address: mapping.address, ranges, release: () => releaseMapping(mapping) };
+    return lastGolden;
   } finally {
-    releaseMapping(golden);
     closeSync(fd);
   }
 }

@@ -27,8 +27,8 @@ export const auditPlan: Step = {
 };
 
 function auditLocks({ plan, xen, locks }: StepContext): void {
-  for (const lock of [...locks.static, ...locks.heap]) {
-    if (isHeld(xen, lock)) plan.problem(`${lockName(lock)} would still be held`);
+  for (const list of [locks.static, locks.heap]) {
+    for (const lock of list) if (isHeld(xen, lock)) plan.problem(`${lockName(lock)} would still be held`);
   }
 }
 

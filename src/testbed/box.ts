@@ -137,8 +137,8 @@ export class Box {
       const state = newVmState(known ?? this.#reader.read().find((one) => one.name === name));
       if (state.kind === 'works') return { kind: 'created', name, createMs, workingMs: performance.now() - begin };
       if (state.kind === 'failed') return { kind: 'failed', name, reason: state.reason };
-      const waited = performance.now() > end || signal?.aborted === true;
-      if (waited) return { kind: 'failed', name, reason: `after ${limitMs} ms ${state.reason}` };
+      if (performance.now() > end || signal?.aborted === true)
+        return { kind: 'failed', name, reason: `after ${Math.round(performance.now() - begin)} ms ${state.reason}` };
       await sleep(POLL_MS);
     }
   }

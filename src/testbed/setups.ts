@@ -51,7 +51,7 @@ export function setupSpec(setup: SetupName, options: SetupOptions = {}): BoxSpec
 
 function published(setup: SetupName, works: readonly GuestWork[], options: SetupOptions): BoxSpec {
   const { guests = 'pv', cpus = 8, memoryMiB = 8192 } = options;
-  const vms = works.map((work, i) => ({ name: `app${i + 1}`, kind: 'pv' as const, memoryMiB: 128, vcpus: 1, work }));
+  const vms = works.map((work, i) => appVm(`app${i + 1}`, 1, work));
   return {
     name: guests === 'pv' ? setup : `${setup}-${guests}`,
     cpus,
@@ -66,19 +66,12 @@ function published(setup: SetupName, works: readonly GuestWork[], options: Setup
 
 /** 13 vCPUs; on its default of four CPUs each has to share. */
 function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions): BoxSpec {
-  const vm = (name: string, vcpus: number, work: GuestWork): GuestSpec => ({
-    name,
-    kind: 'pv',
-    memoryMiB: 128,
-    vcpus,
-    work,
-  });
   const vms = [
-    vm('app1', 4, 'unixbench'),
-    vm('app2', 2, 'files'),
-    vm('app3', 1, 'blkbench'),
-    vm('app4', 3, 'files'),
-    vm('app5', 1, 'files'),
+    appVm('app1', 4, 'unixbench'),
+    appVm('app2', 2, 'files'),
+    appVm('app3', 1, 'blkbench'),
+    appVm('app4', 3, 'files'),
+    appVm('app5', 1, 'files'),
   ];
   return {
     name: guests === 'mixed' ? 'crowded' : `crowded-${guests}`,
@@ -91,6 +84,14 @@ function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions)
     pinning: 'none',
   };
 }
+
+const appVm = (name: string, vcpus: number, work: GuestWork): GuestSpec => ({
+  name,
+  kind: 'pv',
+  memoryMiB: work === 'unixbench' ? 192 : 128,
+  vcpus,
+  work,
+});
 
 const withKinds = (guests: readonly GuestSpec[], kinds: GuestKind | 'mixed'): GuestSpec[] =>
   guests.map((guest, i) => ({ ...guest, kind: kinds === 'mixed' ? (i % 2 === 0 ? 'pv' : 'pvh') : kinds }));

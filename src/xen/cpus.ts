@@ -79,11 +79,11 @@ function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcp
 }
 
 /**
- * In Xen's own code and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of
- * the pages of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
+ * In Xen and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of the pages
+ * of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
  */
-export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'registers' | 'stack'>): boolean {
-  if (privilegeLevel(registers) !== 0 || !xen.profile.isText(registers.rip)) return false;
+export function lostItsStack(xen: Xen, { where, cpu, registers, stack }: CpuState): boolean {
+  if (where !== 'xen' || isTrampoline(xen, cpu, registers.rip)) return false;
   const next = registers.rsp - 8n;
   if (!onStack(stack, next)) return true;
   const slot = (next - stack.base) / BigInt(PAGE_SIZE);
@@ -91,9 +91,19 @@ export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'reg
   return slot === 0n || slot === primary - 1n;
 }
 
+/**
+ * Whether a CPU with an HVM guest's state runs on Xen's own page table for that guest: then it is not in the guest, wherever its
+ * program counter has gone and on whatever level it runs. The guest has a page table of its own, translated once more by Xen's.
+ */
+function isAstray({ object }: Vcpu, { cr3 }: CpuRegisters): boolean {
+  const own = object.u64('arch.cr3');
+  return own !== 0n && cr3 === own;
+}
+
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {
+  if (current.domain.kind === 'hvm' && isAstray(current, registers)) return 'xen';
   if (privilegeLevel(registers) === 3) return 'guest';
   const inXen = onStack(stack, registers.rsp) || xen.profile.isText(registers.rip);
   if (!inXen && current.domain.kind === 'hvm') return 'guest';

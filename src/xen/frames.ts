@@ -90,24 +90,30 @@ export class FrameWords {
    */
   where({ anyOf, types, noneOf }: WantedFrames, memory: 'all' | 'allocated'): number[] {
     const found: number[] = [];
+    // Whether a free frame seen next is the first of its piece: one in the middle has an order of an earlier life.
+    let first = true;
     for (let frame = 0; frame < this.count; ) {
       const page = Math.floor(frame / this.#perPage);
       const words = this.#wordsOf(page);
       const end = Math.min((page + 1) * this.#perPage, this.count);
       if (words.length === 0) {
-        // Where there is a hole in RAM the table has none either, for whole superpages of it.
-        frame = frame % this.#perSuperpage === 0 ? frame + this.#perSuperpage : end;
+        first = false;
+        // Where there is a hole in RAM the table has one too, of whole superpages; a capsule has some of its pages only.
+        const hole = frame % this.#perSuperpage === 0 && !this.#xen.memory.maps(this.#addressOf(page));
+        frame = hole ? frame + this.#perSuperpage : end;
         continue;
       }
       for (let at = (frame % this.#perPage) * this.#stride; frame < end; frame++, at += this.#stride) {
         const state = words[at + this.#countAt]! & this.#stateMask;
+        if (state !== this.#stateFree) first = true;
         if (state === 0) {
           const word = words[at + this.#typeAt]!;
           if ((word & anyOf) !== 0 || (((types >>> (word >>> 29)) & 1) !== 0 && (word & noneOf) === 0))
             found.push(frame);
-        } else if (memory === 'allocated' && state === this.#stateFree) {
+        } else if (memory === 'allocated' && first && state === this.#stateFree) {
           const order = words[at + this.#orderAt]!;
-          if (order === 0 || order > MAX_ORDER || frame % 2 ** order !== 0) continue;
+          first = order <= MAX_ORDER && frame % 2 ** order === 0;
+          if (order === 0 || !first) continue;
           frame += 2 ** order;
           break;
         }
@@ -126,12 +132,17 @@ export class FrameWords {
     const page = Math.floor(frame / this.#perPage);
     if (page === this.#kept) return;
     this.#kept = page;
-    this.#xen.memory.isMapped(this.#table + BigInt(page * PAGE_SIZE));
+    this.#xen.memory.isMapped(this.#addressOf(page));
+  }
+
+  /** Where a page of the table is. */
+  #addressOf(page: number): bigint {
+    return this.#table + BigInt(page * PAGE_SIZE);
   }
 
   #wordsOf(page: number): Uint32Array {
     if (page === this.#page) return this.#words;
-    const bytes = this.#xen.memory.glanceAt(this.#table + BigInt(page * PAGE_SIZE));
+    const bytes = this.#xen.memory.glanceAt(this.#addressOf(page));
     this.#page = page;
     this.#words = bytes === undefined ? NOWHERE : new Uint32Array(bytes.buffer, bytes.byteOffset, PAGE_SIZE / 4);
     return this.#words;

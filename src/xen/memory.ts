@@ -55,6 +55,11 @@ export class XenMemory {
     return this.#directMapHigh !== Number.POSITIVE_INFINITY;
   }
 
+  /** Whether `address` is mapped, whatever to. */
+  maps(address: bigint): boolean {
+    return this.#frame(address) >= 0;
+  }
+
   /** Whether `address` is mapped to RAM. */
   isMapped(address: bigint): boolean {
     const frame = this.#frame(address);

@@ -98,6 +98,30 @@ describe('page tables of dropped threads', () => {
     expect(steps[1]?.findings).toHaveLength(2);
   });
 
+  it('are taken apart when they are left without a reference: what they map loses one of each kind', () => {
+    const { tables } = newGuest();
+    const [second, first] = [tables[2]!, tables[8]!];
+    const [written, read] = [newFrame(), newFrame()];
+    for (const [entry, frame] of [written, read].entries()) {
+      setType(frame, constant('PGT_writable_page') | constant('PGT_validated') | 2n);
+      fake.set('page_info', descriptor(frame), 'count_info', 3);
+      const flags = frame === written ? 3n : 1n;
+      const at = constant('DIRECTMAP_VIRT_START') + BigInt(first * 4096 + 8 * entry);
+      fake.put(at, 8, (BigInt(frame) << 12n) | flags);
+    }
+    setType(second, constant('PGT_l2_page_table') | 1n);
+    dropThread([descriptor(second)]);
+    const { edits } = plan(pageFrames, pageTables);
+    const left = (frame: number, field: string): number | undefined => {
+      const address = fake.fieldAt('page_info', descriptor(frame), field);
+      const edit = edits.findLast((one) => one.kind === 'memory' && one.address === address);
+      return edit?.kind === 'memory' ? edit.after[0] : undefined;
+    };
+    expect([left(written, 'u.inuse.type_info'), left(written, 'count_info')]).toEqual([1, 2]);
+    expect([left(read, 'u.inuse.type_info'), left(read, 'count_info')]).toEqual([undefined, 2]);
+    expect(left(first, 'u.inuse.type_info')).toBe(0);
+  });
+
   it('keep a reference that is parked for their vCPU to give back', () => {
     const { tables } = newGuest();
     const frame = tables[3]!;

@@ -15,7 +15,7 @@ export const staticLocksStep: Step = {
   removes: 'locks in static and per-CPU data that abandoned threads held or waited for',
   source: 'Zhou and Tamir, DSN 2018: unlock static locks',
   run(context) {
-    for (const lock of context.locks.static) release(context, lock);
+    for (const lock of context.locks.static) if (isHeld(context.xen, lock)) release(context, lock);
   },
 };
 
@@ -24,13 +24,12 @@ export const heapLocksStep: Step = {
   removes: 'locks in heap objects (domains, vCPUs, grant tables, event channels, run queues) still held',
   source: 'Le and Tamir, VEE 2011: release heap locks',
   run(context) {
-    for (const lock of context.locks.heap) release(context, lock);
+    for (const lock of context.locks.heap) if (isHeld(context.xen, lock)) release(context, lock);
     releaseMmLocks(context);
   },
 };
 
 function release({ plan, xen }: StepContext, lock: LockInstance): void {
-  if (!isHeld(xen, lock)) return;
   plan.found(`${lockName(lock)} was held`);
   const reason = `${lockName(lock)} was held by an abandoned thread`;
   if (lock.kind === 'spinlock') {

@@ -64,6 +64,11 @@ class Recount {
   readonly #pinned: bigint;
   readonly #writable: bigint;
   readonly #typeMask: bigint;
+  readonly #generalMask: bigint;
+  readonly #table: bigint;
+  readonly #size: number;
+  readonly #typeAt: number;
+  readonly #countAt: number;
   /** How many parked references each frame has, and on which dropped threads' notes they stand. */
   readonly #parked = new Map<number, number>();
   readonly #notes = new Map<number, Vcpu>();
@@ -79,17 +84,21 @@ class Recount {
     this.#pinned = constant('PGT_pinned');
     this.#writable = constant('PGT_writable_page');
     this.#typeMask = constant('PGT_type_mask');
+    this.#generalMask = constant('PGC_count_mask');
+    const layout = context.xen.profile.struct('page_info');
+    this.#table = frameTable(context.xen);
+    this.#size = layout.size;
+    this.#typeAt = layout.field('u.inuse.type_info').offset;
+    this.#countAt = layout.field('count_info').offset;
     this.#readNotes();
   }
 
   #readNotes(): void {
     const { situation, abandoned } = this.#context;
-    const table = frameTable(this.#context.xen);
-    const size = BigInt(this.#context.xen.sizeOf('page_info'));
     for (const vcpu of allVcpus(situation.domains)) {
       const address = vcpu.domain.kind === 'pv' ? vcpu.object.u64('arch.old_guest_table') : 0n;
       if (address === 0n) continue;
-      const frame = Number((address - table) / size);
+      const frame = Number(address - this.#table) / this.#size;
       const whole = !vcpu.object.bool('arch.old_guest_table_partial');
       const dropped = whole && abandoned.some(({ current }) => current.address === vcpu.address);
       if (dropped && (this.#typeInfo(frame) & this.#validated) === 0n) {
@@ -199,12 +208,20 @@ class Recount {
     for (let n = 0; n < TABLE_ENTRIES; n++) {
       const low = words[2 * n]!;
       const frame = (words[2 * n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
-      if ((low & PRESENT) === 0 || frame >= this.#words.count) continue;
-      const info = this.#typeInfo(frame);
-      const isWritable = (info & this.#typeMask) === this.#writable && (info & this.#countMask) > 0n;
-      if ((low & WRITABLE) !== 0 && isWritable) this.#setTypeInfo(frame, info - 1n, reason);
-      this.#dropGeneral(frame, 1, reason);
+      if ((low & PRESENT) !== 0 && frame < this.#words.count) this.#dropMapping(frame, (low & WRITABLE) !== 0, reason);
     }
+    this.#words.changed();
+  }
+
+  /** There are up to 512 of them, so no object is made for any. */
+  #dropMapping(frame: number, writable: boolean, reason: string): void {
+    const { plan, xen } = this.#context;
+    const at = this.#table + BigInt(frame * this.#size);
+    const info = xen.memory.u64(at, this.#typeAt);
+    const isWritable = (info & this.#typeMask) === this.#writable && (info & this.#countMask) > 0n;
+    if (writable && isWritable) plan.write(at + BigInt(this.#typeAt), 8, info - 1n, reason);
+    const general = xen.memory.u64(at, this.#countAt);
+    if ((general & this.#generalMask) > 1n) plan.write(at + BigInt(this.#countAt), 8, general - 1n, reason);
   }
 
   #typeInfo(frame: number): bigint {
