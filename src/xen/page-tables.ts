@@ -100,8 +100,10 @@ export class PageTables {
     }
     for (const table of tables) {
       const entries = this.#validEntries(table);
-      const words: Uint32Array | undefined = entries === 0 ? undefined : this.wordsOf(table);
-      if (words === undefined) continue;
+      const page = entries === 0 ? undefined : this.#xen.view.glance(table);
+      if (page === undefined) continue;
+      const words: Uint32Array = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+      let matters = false;
       for (let n = 0; n < 2 * entries; n += 2) {
         const low: number = words[n]!;
         if ((low & PRESENT) === 0) continue;
@@ -110,7 +112,10 @@ export class PageTables {
         const count = counts.get(frame)!;
         count.all++;
         if ((low & WRITABLE) !== 0) count.writable++;
+        matters = true;
       }
+      // Hundreds of tables are looked through; a capsule keeps those in which something was found.
+      if (matters) this.#xen.view.page(table);
     }
     return counts;
   }
