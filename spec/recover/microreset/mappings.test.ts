@@ -96,6 +96,13 @@ describe('a page that a dropped thread was mapping', () => {
     expect(countsAfter(page)).toEqual([3, 4]);
   });
 
+  it('keeps the reference by which Xen itself maps it', () => {
+    const page = newPage(2, 3);
+    link(tables[1], 0, page, PRESENT | WRITABLE);
+    fake.set('vcpu', fake.dom0.address, 'vcpu_info_mfn', page);
+    expect(countsAfter(page)).toEqual([2, 3]);
+  });
+
   it('is found through the table that was being validated', () => {
     const page = newPage(1, 2);
     const table = newFrame();

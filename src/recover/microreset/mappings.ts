@@ -6,11 +6,12 @@
  * the guest that tries dies.
  *
  * What a page's counts have to be can be counted: one for its being allocated, and one for each entry. On a healthy box that
- * holds for 99.99 % of the pages of PV guests (the rest are those that Xen itself maps: event queues, vCPU records).
+ * holds for all pages of PV guests but those few that Xen itself maps (event queues, vCPU records), which are left out.
  * Looked at are pages that an abandoned thread's registers and stack lead to, and those that a table maps which was being
  * validated. Most are settled by the address spaces in use; where one is not, all tables are looked for.
  */
 import { FrameWords, pageInfo } from '../../xen/frames.js';
+import { pagesThatXenMaps } from '../../xen/own-mappings.js';
 import { type MappingCount, PageTables } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Xen } from '../../xen/xen.js';
@@ -73,9 +74,10 @@ function candidates(context: StepContext, words: FrameWords, constants: Constant
   const before = new FrameWords(frozen);
   const tables = new PageTables(frozen, before);
   const touched = touchedFrames(frozen, before, abandoned);
+  const own = pagesThatXenMaps(xen, situation.domains);
   const found = new Set<number>();
   const add = (frame: number): void => {
-    if (frame >= words.count) return;
+    if (frame >= words.count || own.has(frame)) return;
     if ((words.typeOf(frame) & constants.typeUpper) >>> 0 !== constants.writableUpper >>> 0) return;
     if (owners.has(pageInfo(xen, frame).num('v.inuse._domain'))) found.add(frame);
   };
