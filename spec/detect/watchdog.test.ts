@@ -118,6 +118,17 @@ describe('sampleProgress', () => {
     expect(sample().progress).not.toBe(before.progress);
   });
 
+  it('changes with an interrupt that left nothing to do, and with none that did', () => {
+    const stat = fake.symbol('irq_stat') + BigInt(fake.profile.struct('irq_cpustat_t').size);
+    const idle = sample();
+    fake.put(fake.perCpu('irq_count', 1), 4, 1);
+    expect(sample().progress).not.toBe(idle.progress);
+    fake.set('irq_cpustat_t', stat, '__softirq_pending', 1);
+    const waiting = sample();
+    fake.put(fake.perCpu('irq_count', 1), 4, 2);
+    expect(sample()).toEqual(waiting);
+  });
+
   it('tells whether softirqs wait', () => {
     expect(sample().softirqPending).toBe(false);
     const stat = fake.symbol('irq_stat') + BigInt(fake.profile.struct('irq_cpustat_t').size);

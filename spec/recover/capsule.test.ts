@@ -24,7 +24,7 @@ beforeAll(() => {
   fake = new FakeXen();
   fake.setHypercall(0, 29);
   fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
-  fake.trap(0, 0x800, { rip: 0n, rsp: fake.frame(0) - 0x200n, r15: 0xffff_ffff_ffff_fffen });
+  fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x200n, r15: 0xffff_ffff_ffff_fffen });
   fake.inService[0] = [0x31];
   fake.put(fake.symbol('heap_lock'), 4, 0x0001_0000);
   const content = { xen: fake.xen(), failure: FAILURE, mechanism: microreset, note: 'seed 5' };
@@ -126,7 +126,9 @@ describe('a file that is no capsule', () => {
       fc.property(fc.integer({ min: 10, max: bytes.length - 1 }), fc.integer({ min: 1, max: 255 }), (at, flip) => {
         const damaged = Uint8Array.from(bytes);
         damaged[at]! ^= flip;
-        expect(codeOf(damaged)).toBe('NL_CAPSULE_INVALID');
+        // A few bits of a gzip file mean nothing.
+        if (codeOf(damaged) === undefined) expect(gunzipSync(damaged)).toEqual(gunzipSync(bytes));
+        else expect(codeOf(damaged)).toBe('NL_CAPSULE_INVALID');
       }),
       { numRuns: 60 },
     );

@@ -11,7 +11,7 @@ beforeEach(() => {
   fake = new FakeXen();
   fake.setHypercall(0, 29);
   fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
-  fake.trap(0, 0x800, { rip: 0n, rsp: fake.frame(0) - 0x200n });
+  fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x200n });
   fake.enterXen(1, 'vcpu_wake');
   fake.put(fake.symbol('heap_lock'), 4, 0x0001_0000);
 });
@@ -45,6 +45,37 @@ describe('makePlan', () => {
     const names = plan().steps.map((step) => step.name);
     expect(names).toEqual([...microreset.steps.map((step) => step.name), 'audit']);
     expect(new Set(names).size).toBe(names.length);
+  });
+
+  it('goes on with the other steps when one stumbles over damage, and says so', () => {
+    const stumble: Step = {
+      name: 'stumble',
+      removes: 'nothing',
+      source: 'this test',
+      run: ({ xen }) => void xen.memory.u64(0xdead_0000n),
+    };
+    const xen = fake.xen();
+    const steps = [stumble, ...microreset.steps];
+    const made = makePlan({ name: 'test', steps }, xen, readEntryFacts(xen));
+    expect(made.problems).toEqual([]);
+    expect(made.steps[0]!.findings[0]).toMatch(/^given up: Xen does not map/);
+    const fault: Step = { ...stumble, run: () => void (undefined as unknown as bigint[])[0] };
+    expect(() => makePlan({ name: 'test', steps: [fault] }, xen, readEntryFacts(xen))).toThrow(TypeError);
+  });
+
+  it('refuses to plan where Xen’s list of domains leads nowhere', () => {
+    fake.put(fake.symbol('domain_list'), 8, 0xdead_0000n);
+    const { problems, edits } = plan();
+    expect(problems[0]!.message).toMatch(/^what runs where cannot be told/);
+    expect(edits).toEqual([]);
+  });
+
+  it('does not let a vCPU run on two CPUs, nor a CPU on page tables without Xen', () => {
+    fake.set('cpu_info', fake.frame(1), 'current_vcpu', fake.dom0.address);
+    fake.set('vcpu', fake.dom0.address, 'arch.cr3', 0x1f_f000);
+    const messages = plan().problems.map(({ message }) => message);
+    expect(messages).toContain('d0v0 would run on CPU 0 and CPU 1');
+    expect(messages).toContain('CPU 0 would run on page tables that do not map Xen');
   });
 
   it('leaves steps out by name, and the audit finds what they would have repaired', () => {

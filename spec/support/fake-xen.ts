@@ -87,6 +87,7 @@ export class FakeXen implements View {
     this.dom0 = this.#newVcpu(pv, 0, 'pv', 0);
     this.hvm = this.#newVcpu(hvm, 0, 'hvm', 1);
     this.#writeGuest();
+    for (const registers of this.#registers) registers.cr3 = BigInt(this.#root);
     this.run(0, this.dom0);
     this.run(1, this.hvm);
     for (const [cpu, resource] of this.resources.entries()) {
@@ -220,13 +221,20 @@ export class FakeXen implements View {
     this.put(this.frame(cpu) - 8n, 8, value);
   }
 
-  /** A trap taken inside Xen, its frame `depth` bytes under the guest's: the CPU that failed. Returns its address. */
-  trap(cpu: number, depth: number, fields: Readonly<Record<string, bigint | number>>): bigint {
-    const frame = this.frame(cpu) - BigInt(depth);
+  /**
+   * A trap taken inside Xen with the stack pointer at `rsp`: the CPU that failed. Returns the address of its frame.
+   * @param top end of the frame, where the trap has a stack of its own
+   */
+  trap(
+    cpu: number,
+    fields: Readonly<Record<string, bigint | number>> & { readonly rsp: bigint },
+    top: bigint = fields.rsp & ~15n,
+  ): bigint {
+    const frame = top - BigInt(this.profile.struct('cpu_user_regs').field('es').offset);
     this.put(frame - 8n, 8, this.symbol('handle_exception_saved') + 5n);
     const all = { cs: 0xe008, entry_vector: 14, ...fields };
     for (const [field, value] of Object.entries(all)) this.set('cpu_user_regs', frame, field, value);
-    this.enterXen(cpu, 'show_execution_state', depth + 0x80);
+    this.enterXen(cpu, 'show_execution_state', Number(this.frame(cpu) - frame) + 0x80);
     return frame;
   }
 
@@ -403,6 +411,7 @@ export class FakeXen implements View {
   /** Code of dom0's kernel and of a process of its, each with a SYSCALL, in page tables of its own. */
   #writeGuest(): void {
     const root = this.memory.newTable();
+    this.memory.write(root, this.memory.page(this.#root / PAGE_SIZE)!);
     for (const code of [GUEST_KERNEL, GUEST_PROCESS]) {
       const page = this.#physical(this.alloc(PAGE_SIZE, PAGE_SIZE));
       this.memory.write(page + SYSCALL_AT, [0x0f, 0x05]);

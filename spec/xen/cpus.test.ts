@@ -43,6 +43,14 @@ describe('readSituation', () => {
     expect(cpu(1).where).toBe('xen');
   });
 
+  it('takes a CPU on Xen’s own page table for an HVM guest as being in Xen, wherever it went', () => {
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
+    Object.assign(fake.registers(1), { cs: 0x33, rip: 0xffff_ffff_ffff_ffffn, cr3: 0x562_4000n });
+    expect(cpu(1).where).toBe('guest');
+    Object.assign(fake.registers(1), { cr3: 0x5fdb_4000n });
+    expect(cpu(1).where).toBe('xen');
+  });
+
   it('takes a CPU with a ruined instruction pointer on Xen’s stack as being in Xen', () => {
     fake.enterXen(1, 0n);
     expect(cpu(1).where).toBe('xen');
@@ -66,10 +74,24 @@ describe('readSituation', () => {
   });
 
   it('finds the trap that was the failure, outermost last', () => {
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0) - 0x100n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x100n });
     const [trap] = cpu(0).traps;
     expect(trap).toMatchObject({ rip: 0n, rsp: fake.frame(0) - 0x100n, vector: 14, takenBy: 'handle_exception_saved' });
     expect(cpu(0).traps).toHaveLength(1);
+  });
+
+  it('takes nothing for a trap that does not lie right under the stack it interrupted', () => {
+    const frame = fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x100n });
+    fake.set('cpu_user_regs', frame, 'rsp', fake.frame(0) - 0x80n);
+    expect(cpu(0).traps).toEqual([]);
+  });
+
+  it('takes a CPU that stands where there is no code for one that has trapped', () => {
+    fake.enterXen(0, 0n, 0);
+    fake.registers(0).rdi = 7n;
+    const [trap] = cpu(0).traps;
+    expect(trap).toMatchObject({ rip: 0n, rsp: fake.frame(0), takenBy: 'nobody yet' });
+    expect(trap!.object.u64('rdi')).toBe(7n);
   });
 
   it('does not take the guest’s own frame for a trap inside Xen', () => {

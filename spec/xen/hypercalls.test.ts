@@ -49,12 +49,20 @@ describe('hypercallProgress', () => {
   it('judges the CPU that failed by the thread that the trap interrupted, not by the trap handler’s stack', () => {
     fake.setHypercall(0, MMU_UPDATE);
     inCall();
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0) - 0x100n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x100n });
     expect(progress()).toMatchObject({ state: 'in-progress', started: true });
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0), rsi: 5n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), rsi: 5n });
     expect(progress()).toEqual({ state: 'finished' });
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0), rsi: 0n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), rsi: 0n });
     expect(progress()).toMatchObject({ state: 'in-progress', started: false });
+  });
+
+  it('takes a thread whose stack pointer was the victim for one deep in its call', () => {
+    fake.setHypercall(0, MMU_UPDATE);
+    inCall();
+    fake.enterXen(0, 'do_mmu_update');
+    fake.registers(0).rsp ^= 1n << 40n;
+    expect(progress()).toMatchObject({ state: 'in-progress', started: true });
   });
 
   it('knows the system call of a process that is being forwarded to its kernel', () => {

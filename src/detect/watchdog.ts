@@ -9,7 +9,9 @@
  * a software tick inside Xen, which has no such notion.)
  *
  * Credit2 sets its timer at most 10 ms ahead while a vCPU runs (Xen 4.17, common/sched/credit2.c: CSCHED2_MAX_TIMER), so
- * a CPU in a guest handles a timer about every 10 ms of its own time, and its timer deadline changes.
+ * a CPU in a guest handles a timer about every 10 ms of its own time, and its timer deadline changes. A CPU with nothing to do
+ * has no timer; it counts as getting something done when it takes an interrupt and nothing waits to be handled after it, which it
+ * does once a second at the least, for the calibration of time.
  */
 import type { Xen } from '../xen/xen.js';
 
@@ -93,6 +95,7 @@ export interface ProgressWords {
   readonly deadline: bigint;
   readonly softirq: bigint;
   readonly runstate: bigint;
+  readonly interrupts: bigint;
 }
 
 export function progressWords(xen: Xen): ProgressWords[] {
@@ -100,6 +103,7 @@ export function progressWords(xen: Xen): ProgressWords[] {
     deadline: xen.perCpu('timer_deadline', cpu),
     softirq: xen.irqStat(cpu).address,
     runstate: xen.perCpu('curr_vcpu', cpu),
+    interrupts: xen.perCpu('irq_count', cpu),
   }));
 }
 
@@ -111,6 +115,8 @@ export function sampleProgress(
 ): CpuSample {
   const { memory } = xen;
   const pending = memory.u32(words.softirq);
-  const progress = `${memory.u64(words.deadline)} ${memory.u64(words.runstate)} ${pending}`;
+  // What hangs with interrupts on takes them as well, and leaves their work undone.
+  const last = pending === 0 ? `${memory.u32(words.interrupts)} interrupts` : `${pending} pending`;
+  const progress = `${memory.u64(words.deadline)} ${memory.u64(words.runstate)} ${last}`;
   return { progress, softirqPending: pending !== 0, ...thread };
 }

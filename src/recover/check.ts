@@ -2,11 +2,14 @@
  * The audit of a plan before it is committed: reads Xen as the plan would leave it. What does not pass is a problem,
  * and a plan with problems is not committed.
  */
+
+import { PAGE_SIZE, physical } from '../x86/address.js';
+import { translate } from '../x86/paging.js';
 import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
 import { isHeld, lockName } from '../xen/locks.js';
-import { runQueues } from '../xen/scheduler.js';
-import { heapDefect, timerQueue } from '../xen/timers.js';
+import { runQueues, schedulerResources } from '../xen/scheduler.js';
+import { heapDefect, inactiveList, timerQueue } from '../xen/timers.js';
 import type { Step, StepContext } from './step.js';
 
 export const auditPlan: Step = {
@@ -18,6 +21,8 @@ export const auditPlan: Step = {
     auditTimers(context);
     auditRunQueues(context);
     auditCpus(context);
+    auditSwitches(context);
+    auditPageTables(context);
   },
 };
 
@@ -29,8 +34,11 @@ function auditLocks({ plan, xen, locks }: StepContext): void {
 
 function auditTimers({ plan, xen }: StepContext): void {
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    const defect = heapDefect(xen, timerQueue(xen, cpu));
+    const queue = timerQueue(xen, cpu);
+    const defect = heapDefect(xen, queue);
     if (defect !== undefined) plan.problem(`timer heap of CPU ${cpu}: ${defect}`);
+    const { broken } = inactiveList(xen, queue);
+    if (broken !== undefined) plan.problem(`inactive timers of CPU ${cpu}: ${broken}`);
   }
 }
 
@@ -52,5 +60,33 @@ function auditCpus({ plan, xen, abandoned, situation }: StepContext): void {
       const now = xen.object('vcpu', vcpu.address);
       if (now.bool('is_running')) plan.problem(`${vcpu.name} would count as running and runs nowhere`);
     }
+  }
+}
+
+/** No vCPU runs twice, and no CPU comes from a unit that it would later stop wherever that runs. */
+function auditSwitches({ plan, xen, situation }: StepContext): void {
+  const runsOn = new Map<bigint, number>();
+  for (const { cpu, current } of situation.cpus) {
+    const other = runsOn.get(current.address);
+    if (other !== undefined) plan.problem(`${current.name} would run on CPU ${other} and CPU ${cpu}`);
+    runsOn.set(current.address, cpu);
+  }
+  for (const [cpu, resource] of schedulerResources(xen).entries()) {
+    const runs = situation.cpus[cpu]!.where !== 'xen';
+    if (!runs && resource.u64('prev') !== 0n) plan.problem(`CPU ${cpu} would still be in a switch of vCPUs`);
+  }
+}
+
+const FRAME_MASK = 0x000f_ffff_ffff_f000n;
+
+/** A CPU whose page tables do not map Xen where it goes on would fault without end. */
+function auditPageTables({ plan, xen, abandoned }: StepContext): void {
+  for (const { cpu } of abandoned) {
+    const { cr3, rip } = xen.view.registers(cpu);
+    const root = physical(Number(cr3 & FRAME_MASK));
+    // A capsule from before this was checked does not have that page.
+    if (xen.view.page(root / PAGE_SIZE) === undefined && root < xen.view.physicalSize) continue;
+    if (translate(xen.view, root, rip)?.physical !== translate(xen.view, xen.memory.root, rip)?.physical)
+      plan.problem(`CPU ${cpu} would run on page tables that do not map Xen`);
   }
 }

@@ -1,4 +1,5 @@
 /** From a frozen machine to a checked plan. Pure: the same view gives the same plan, always. */
+import { isNinelivesError } from '../common/errors.js';
 import { type CpuState, readSituation } from '../xen/cpus.js';
 import { listDomains } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
@@ -28,7 +29,12 @@ const GRANT_CODE = /grant|gnt|gref|active_entry|acquire_/;
 
 export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
   const { without, scope = 'touched', now = () => 0 } = options;
-  const situation = readSituation(xen, facts, listDomains(xen));
+  const read = attempt(() => readSituation(xen, facts, listDomains(xen)));
+  if ('damage' in read) {
+    const problems = [{ step: 'situation', message: `what runs where cannot be told: ${read.damage}` }];
+    return { mechanism: mechanism.name, edits: [], steps: [], cpus: [], problems };
+  }
+  const situation = read.value;
   const plan = new PlanBuilder(xen);
   const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
   const wasIn = (pattern: RegExp): boolean =>
@@ -54,7 +60,9 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     const findings = plan.begin(step.name);
     const editsBefore = plan.edits.length;
     const startedMs = now();
-    run();
+    // Damage that one step stumbles over is not to keep the others from their repairs; the audit judges what is left.
+    const outcome = attempt(run);
+    if ('damage' in outcome) plan.found(`given up: ${outcome.damage}`);
     const { name, removes, source } = step;
     steps.push({
       name,
@@ -76,6 +84,17 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     cpus: situation.cpus.map((cpu) => cpuRecord(context, cpu)),
     problems: plan.problems,
   };
+}
+
+/** Runs what reads Xen. A pointer of Xen's that leads nowhere is a result; all else that goes wrong is our fault and thrown. */
+function attempt<T>(run: () => T): { readonly value: T } | { readonly damage: string } {
+  try {
+    return { value: run() };
+  } catch (error) {
+    if (isNinelivesError(error, 'NL_UNMAPPED') || isNinelivesError(error, 'NL_PROFILE_MISMATCH'))
+      return { damage: error.message };
+    throw error;
+  }
 }
 
 function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecord {

@@ -9,6 +9,7 @@ import {
   backtrace,
   type CpuStack,
   cpuStack,
+  isTrampoline,
   onStack,
   type TrapFrame,
   trapFrames,
@@ -51,7 +52,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
-  const traps = inside && onStack(stack, registers.rsp) ? trapFrames(xen, facts, stack, registers.rsp) : [];
+  const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
     ...state,
@@ -60,6 +61,17 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   };
 }
 
+/** A CPU that stands where there is no code is about to trap: it is treated as if it had. */
+function trapsOf(xen: Xen, facts: EntryFacts, stack: CpuStack, registers: CpuRegisters, cpu: number): TrapFrame[] {
+  const { rip, rsp } = registers;
+  const frames = onStack(stack, rsp) ? trapFrames(xen, facts, stack, rsp) : [];
+  if (frames.length > 0 || xen.profile.isText(rip) || isTrampoline(xen, cpu, rip)) return frames;
+  const object: TrapFrame['object'] = { u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0) };
+  return [{ object, address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
+}
+
+const PAGE_FAULT = 14;
+
 /** What the scheduler has put on a CPU. */
 function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcpu | undefined {
   const unit = xen.object('sched_resource', xen.memory.u64(xen.perCpu('sched_res', cpu))).u64('curr');
@@ -67,11 +79,11 @@ function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcp
 }
 
 /**
- * In Xen's own code and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of
- * the pages of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
+ * In Xen and not on a stack that can be written to: any trap of this CPU would be a fault, and that one as well. Of the pages
+ * of a CPU's stack the first and the one under the primary stack are shadow stacks, which only the processor writes.
  */
-export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'registers' | 'stack'>): boolean {
-  if (privilegeLevel(registers) !== 0 || !xen.profile.isText(registers.rip)) return false;
+export function lostItsStack(xen: Xen, { where, cpu, registers, stack }: CpuState): boolean {
+  if (where !== 'xen' || isTrampoline(xen, cpu, registers.rip)) return false;
   const next = registers.rsp - 8n;
   if (!onStack(stack, next)) return true;
   const slot = (next - stack.base) / BigInt(PAGE_SIZE);
@@ -79,9 +91,19 @@ export function lostItsStack(xen: Xen, { registers, stack }: Pick<CpuState, 'reg
   return slot === 0n || slot === primary - 1n;
 }
 
+/**
+ * Whether a CPU with an HVM guest's state runs on Xen's own page table for that guest: then it is not in the guest, wherever its
+ * program counter has gone and on whatever level it runs. The guest has a page table of its own, translated once more by Xen's.
+ */
+function isAstray({ object }: Vcpu, { cr3 }: CpuRegisters): boolean {
+  const own = object.u64('arch.cr3');
+  return own !== 0n && cr3 === own;
+}
+
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {
+  if (current.domain.kind === 'hvm' && isAstray(current, registers)) return 'xen';
   if (privilegeLevel(registers) === 3) return 'guest';
   const inXen = onStack(stack, registers.rsp) || xen.profile.isText(registers.rip);
   if (!inXen && current.domain.kind === 'hvm') return 'guest';

@@ -132,7 +132,7 @@ function interruptLocks(xen: Xen): readonly LockInstance[] {
 }
 
 function pointedTo(locks: LockInstance[], xen: Xen, address: bigint, struct: string, name: string): void {
-  if (address !== 0n) addLocksOf(locks, xen, xen.object(struct, address), name);
+  if (address !== 0n && xen.memory.isMapped(address)) addLocksOf(locks, xen, xen.object(struct, address), name);
 }
 
 /** Locks of one structure. @param domain whose it is, where the structure has a half for each kind of domain */

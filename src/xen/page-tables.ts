@@ -8,6 +8,7 @@ export type TableLevel = 1 | 2 | 3 | 4;
 
 export const TABLE_ENTRIES = 512;
 const PRESENT = 1;
+const WRITABLE = 2;
 /** Slots of a top-level table that belong to Xen (asm-x86/config.h: ROOT_PAGETABLE_FIRST_XEN_SLOT and _LAST_). */
 const XEN_SLOTS = { first: 256, last: 271 } as const;
 
@@ -17,6 +18,12 @@ const TABLES: WantedFrames = { anyOf: 0, types: 0b11110, noneOf: 0 };
 export function tableLevel(upperTypeInfo: number): TableLevel | undefined {
   const type = upperTypeInfo >>> 29;
   return type >= 1 && type <= 4 ? (type as TableLevel) : undefined;
+}
+
+/** How often a page is mapped, and how often of these so that it can be written to. */
+export interface MappingCount {
+  readonly all: number;
+  readonly writable: number;
 }
 
 export class PageTables {
@@ -80,6 +87,48 @@ export class PageTables {
     };
     for (const table of tables) this.eachChild(table, level, 'referenced', count);
     return counts;
+  }
+
+  /** How often each of these pages is mapped by the given lowest-level tables, as far as they are validated. */
+  mappings(tables: Iterable<number>, wanted: Iterable<number>): ReadonlyMap<number, MappingCount> {
+    // One byte for each frame of RAM: a lookup in a map for each of some hundred thousand entries takes far longer.
+    const isWanted = new Uint8Array(this.#words.count);
+    const counts = new Map<number, { all: number; writable: number }>();
+    for (const frame of wanted) {
+      isWanted[frame] = 1;
+      counts.set(frame, { all: 0, writable: 0 });
+    }
+    for (const table of tables) {
+      const entries = this.#validEntries(table);
+      const page = entries === 0 ? undefined : this.#xen.view.glance(table);
+      if (page === undefined) continue;
+      const words: Uint32Array = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+      let matters = false;
+      for (let n = 0; n < 2 * entries; n += 2) {
+        const low: number = words[n]!;
+        if ((low & PRESENT) === 0) continue;
+        const frame: number = (words[n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
+        if (isWanted[frame] !== 1) continue;
+        const count = counts.get(frame)!;
+        count.all++;
+        if ((low & WRITABLE) !== 0) count.writable++;
+        matters = true;
+      }
+      // Hundreds of tables are looked through; a capsule keeps those in which something was found.
+      if (matters) this.#xen.view.page(table);
+    }
+    return counts;
+  }
+
+  /** Lowest-level tables that these tables of the level above lead to. */
+  lowest(above: Iterable<number>): Set<number> {
+    const found = new Set<number>();
+    for (const table of above) {
+      this.eachChild(table, 2, 'referenced', (child) => {
+        if (child < this.#words.count && !found.has(child) && this.levelOf(child) === 1) found.add(child);
+      });
+    }
+    return found;
   }
 
   /** All tables, by level; see `FrameWords.where`. */

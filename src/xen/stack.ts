@@ -24,8 +24,8 @@ export interface BacktraceEntry {
 
 /** A trap or interrupt that was taken inside Xen: the registers it saved. */
 export interface TrapFrame {
-  /** `struct cpu_user_regs`. */
-  readonly object: XenObject;
+  /** `struct cpu_user_regs`, or the registers themselves of a CPU that is about to trap. */
+  readonly object: Pick<XenObject, 'u64'>;
   readonly address: bigint;
   readonly rip: bigint;
   readonly rsp: bigint;
@@ -62,30 +62,40 @@ export function isReturnAddress(xen: Xen, value: bigint): boolean {
 }
 
 /**
- * Trap frames between `from` and the guest's frame, innermost first. Behind each, the search goes on where the stack pointer
- * stood when it was taken: what lies in between is of earlier calls, or of another of the CPU's stacks.
+ * Trap frames between `from` and the guest's frame, innermost first. A frame lies right under the stack that was interrupted,
+ * except when the trap has a stack of its own; either way the search goes on where that stack was. What earlier traps
+ * left behind fits neither.
  */
 export function trapFrames(xen: Xen, facts: EntryFacts, stack: CpuStack, from: bigint): TrapFrame[] {
   const frames: TrapFrame[] = [];
-  const layout = xen.profile.struct('cpu_user_regs');
-  const length = BigInt(layout.field('es').offset);
-  for (let slot = from & ~7n; slot + 8n + length <= stack.end; slot += 8n) {
+  const length = BigInt(xen.profile.struct('cpu_user_regs').field('es').offset);
+  const primary = stack.end - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'));
+  for (let slot = from & ~7n; slot + 8n + length <= stack.end; ) {
+    const address = slot + 8n;
     const takenBy = facts.frameReturns.get(xen.memory.u64(slot));
-    if (takenBy === undefined || slot + 8n === stack.guestFrame) continue;
-    const frame = xen.object('cpu_user_regs', slot + 8n);
+    slot += 8n;
+    if (takenBy === undefined || address === stack.guestFrame) continue;
+    const frame = xen.object('cpu_user_regs', address);
+    if ((frame.num('cs') & 3) !== 0) continue;
     const rsp = frame.u64('rsp');
-    const stale = onStack(stack, rsp) && rsp <= slot;
-    if ((frame.num('cs') & 3) !== 0 || stale) continue;
-    frames.push({
-      object: frame,
-      address: frame.address,
-      rip: frame.u64('rip'),
-      rsp,
-      vector: frame.num('entry_vector') & 0xff,
-      takenBy,
-    });
+    const ownStack = address < primary;
+    const fits = ownStack
+      ? !onStack(stack, rsp) || rsp > address
+      : (rsp & ~(STACK_ALIGNMENT - 1n)) === address + length;
+    if (!fits) continue;
+    const vector = frame.num('entry_vector') & 0xff;
+    frames.push({ object: frame, address, rip: frame.u64('rip'), rsp, vector, takenBy });
     if (!onStack(stack, rsp)) break;
-    slot = (rsp & ~7n) - 8n;
+    slot = rsp & ~7n;
   }
   return frames;
+}
+
+/** The processor aligns the stack before it pushes a trap frame. */
+const STACK_ALIGNMENT = 16n;
+
+/** Code in the CPU's stub page: between a SYSCALL and the switch to Xen's stack it runs on the guest's stack. */
+export function isTrampoline(xen: Xen, cpu: number, rip: bigint): boolean {
+  const stubs = xen.object('stubs', xen.perCpu('stubs', cpu)).u64('addr');
+  return rip >= stubs && rip < stubs + (1n << BigInt(xen.profile.constant('STUB_BUF_SHIFT')));
 }

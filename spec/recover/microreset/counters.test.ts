@@ -90,7 +90,7 @@ describe('rendezvous', () => {
     const { plan } = planWith(fake, rendezvous);
     const flushed = plan.edits.filter((edit) => edit.kind === 'registers').map(({ cpu, set }) => [cpu, set]);
     expect(flushed).toEqual([
-      [0, { cr3: 0n }],
+      [0, { cr3: fake.registers(0).cr3 }],
       [1, { cr3: 0x1234_5000n }],
     ]);
   });

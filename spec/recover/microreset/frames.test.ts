@@ -60,7 +60,7 @@ describe('complete-frames', () => {
   it('takes registers that were not saved yet from the failure’s own frame', () => {
     // Up to rcx they are cleared, so saved; rax and what follows are still the guest's.
     const rest = { rdi: 0n, rsi: 0n, rdx: 0n, rcx: 0n, rax: 5n, r8: 8n, r9: 9n, r14: 14n, r15: 15n };
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0), ...rest });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), ...rest });
     fake.setFrame(0, { rdi: 1, rsi: 2, rdx: 3, rcx: 4, rax: 0xdead, r15: 0xdead });
     const { after } = planWith(fake, completeFrames);
     const frame = frameOf(after);
@@ -69,7 +69,7 @@ describe('complete-frames', () => {
   });
 
   it('leaves the frame alone when the failure was deeper in Xen', () => {
-    fake.trap(0, 0x400, { rip: 0n, rsp: fake.frame(0) - 0x80n, rax: 5n });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x80n, rax: 5n });
     expect(planWith(fake, completeFrames).writes).toEqual([]);
   });
 
@@ -103,7 +103,7 @@ describe('complete-frames, for an HVM vCPU whose exit handler failed,', () => {
       fake.set('vmcb_struct', vmcb, field, value);
     }
     fake.set('vmcb_struct', vmcb, 'exitcode', HLT);
-    fake.trap(1, 0x400, { rip: 0n, rsp: fake.frame(1) - 0x40n });
+    fake.trap(1, { rip: 0n, rsp: fake.frame(1) - 0x40n });
     fake.setSlot(1, readEntryFacts(fake.xen()).svm!.handlerReturn);
   });
   const afterwards = (frame: Readonly<Record<string, number>>) => {

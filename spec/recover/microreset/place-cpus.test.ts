@@ -54,6 +54,22 @@ describe('place-cpus', () => {
     expect(more).toEqual([]);
   });
 
+  it('keeps the page table of a CPU in an open switch: its descriptor table is mapped by it', () => {
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.hvm.address);
+    fake.enterXen(0, '__context_switch');
+    Object.assign(fake.registers(0), { cr3: 0x763d_8000n });
+    const placed = planWith(fake, placeCpus).plan.edits.find((edit) => edit.kind === 'registers' && edit.cpu === 0);
+    expect(placed).toMatchObject({ set: { cr3: 0x763d_8000n } });
+  });
+
+  it('takes a CPU back to Xen’s privilege level that had left it', () => {
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
+    Object.assign(fake.registers(1), { cs: 0x33, cr3: 0x5fdb_4000n });
+    const placed = planWith(fake, placeCpus).plan.edits.find((edit) => edit.kind === 'registers' && edit.cpu === 1);
+    expect(placed).toMatchObject({ set: { cs: 0xe008, ss: 0 } });
+  });
+
   it('sends an HVM vCPU and an idle one where theirs go', () => {
     fake.enterXen(1, 'vcpu_wake');
     expect(walk(planWith(fake, placeCpus), 1).map((visit) => visit.at)).toEqual(['svm_do_resume']);

@@ -14,6 +14,10 @@ import { threadStackPointer } from '../../xen/hypercalls.js';
 import { type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
 
 const RING_3 = 3;
+/** A PV guest always runs with interrupts on: Xen takes an exception from one that does not for a failure of its own. */
+const INTERRUPT_FLAG = 1n << 9n;
+/** IOPL, nested task, virtual 8086 mode: what Xen itself takes out of the flags that a guest asks for. */
+const FORBIDDEN_FLAGS = (3n << 12n) | (1n << 14n) | (1n << 17n);
 /** PV kernels live in the upper half of the address space, their processes in the lower. */
 const USER_END = 1n << 47n;
 
@@ -33,6 +37,11 @@ function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
   if ((cs & RING_3) === 0 && cs !== 0) {
     plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
     plan.found(`${current.name}: privilege level in its frame restored`);
+  }
+  const flags = frame.u64('rflags');
+  const legal = (flags & ~FORBIDDEN_FLAGS) | INTERRUPT_FLAG;
+  if (cs !== 0 && plan.set(frame, 'rflags', legal, `${current.name} runs with interrupts on and without privileges`)) {
+    plan.found(`${current.name}: flags in its frame restored`);
   }
   const sp = threadStackPointer(xen, cpu);
   const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));

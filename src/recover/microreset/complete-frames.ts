@@ -19,7 +19,7 @@ import type { GENERAL_REGISTERS } from '../../x86/registers.js';
 import type { CpuState } from '../../xen/cpus.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
-import { onStack } from '../../xen/stack.js';
+import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
 import { note, type Step, type StepContext } from '../step.js';
 
 type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
@@ -83,7 +83,7 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
     return;
   }
   const entering = onStack(stack, registers.rsp) && registers.rsp >= stack.guestFrame;
-  if ((entering || isTrampoline(context, cpu)) && !isExit(context, rip)) saveRest();
+  if ((entering || isTrampoline(xen, cpu.cpu, rip)) && !isExit(context, rip)) saveRest();
 
   function saveRest(): void {
     const state = { registers: { ...registers }, rip };
@@ -105,12 +105,6 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
     );
     if (count > 0) plan.found(`CPU ${cpu.cpu}: ran ${count} instructions of ${xen.profile.describe(rip)} on values`);
   }
-}
-
-/** Between the SYSCALL and the switch to Xen's stack, code in the CPU's stub page runs on the guest's stack. */
-function isTrampoline({ xen }: StepContext, { cpu, registers }: CpuState): boolean {
-  const stubs = xen.object('stubs', xen.perCpu('stubs', cpu)).u64('addr');
-  return registers.rip >= stubs && registers.rip < stubs + (1n << BigInt(xen.profile.constant('STUB_BUF_SHIFT')));
 }
 
 /** On the way out the frame stays complete in memory until the guest runs. */
@@ -164,7 +158,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
 }
 
 /** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
-function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: XenObject, rsp: bigint): SavedRegister[] {
+function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['object'], rsp: bigint): SavedRegister[] {
   const { guestFrame } = cpu.stack;
   // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
   if (rsp > guestFrame) {

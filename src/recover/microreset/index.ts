@@ -18,6 +18,7 @@ import { interruptHandlers } from './interrupt-handlers.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
+import { mappings } from './mappings.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
@@ -49,6 +50,7 @@ export const microreset: Mechanism = {
     heapLocksStep,
     pageFrames,
     pageTables,
+    mappings,
     rendezvous,
     contextSwitch,
     fpuState,

@@ -28,6 +28,7 @@ export const lostStacks: Step = {
 function deliverSomething({ plan, xen }: StepContext, { cpu, registers }: CpuState): void {
   plan.found(`CPU ${cpu}: its stack pointer was 0x${registers.rsp.toString(16)}`);
   const thunk = xen.profile.hasSymbol(RETURNING) ? xen.symbol(RETURNING) : undefined;
-  const fits = thunk !== undefined && xen.memory.u8(thunk - 1n) === INT3 && xen.memory.u8(thunk) === RET;
+  const known = thunk !== undefined && xen.memory.isMapped(thunk - 1n);
+  const fits = known && xen.memory.u8(thunk - 1n) === INT3 && xen.memory.u8(thunk) === RET;
   if (fits) plan.call(cpu, RETURNING, [], `CPU ${cpu} delivers a breakpoint, and forgets its double fault`, -1n);
 }

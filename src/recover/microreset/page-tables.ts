@@ -137,17 +137,10 @@ class Recount {
         .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
         .sort(ascending);
       if (unexplained.length === 0) continue;
-      all ??= this.#tables.list(this.#allocatorIsQuiet() ? 'allocated' : 'all');
+      all ??= this.#tables.list(allocatorIsQuiet(this.#context) ? 'allocated' : 'all');
       const dropped = this.#fix(level, unexplained, this.#tables.references(all[above], above, unexplained));
       for (const table of dropped) this.#addChildren(suspects, table, level);
     }
-  }
-
-  /** Free memory is described consistently unless a thread was dropped while it held the allocator's lock. */
-  #allocatorIsQuiet(): boolean {
-    const { frozen } = this.#context;
-    const tickets = frozen.memory.u32(frozen.symbol('heap_lock'));
-    return (tickets & 0xffff) === tickets >>> 16;
   }
 
   /** Touched tables by level, with what hangs below those that are not validated. */
@@ -243,6 +236,12 @@ class Recount {
   #dropGeneral(frame: number, times: number, reason: string): void {
     dropGeneral(this.#context, frame, times, reason);
   }
+}
+
+/** Free memory is described consistently unless a thread was dropped while it held the allocator's lock. */
+export function allocatorIsQuiet({ frozen }: StepContext): boolean {
+  const tickets = frozen.memory.u32(frozen.symbol('heap_lock'));
+  return (tickets & 0xffff) === tickets >>> 16;
 }
 
 /** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */

@@ -62,7 +62,15 @@ function place(context: StepContext, state: CpuState): void {
   writeFrame(frame, destination.rip, destination.rsp, new Map([['rbx', destination.rbx ?? 0n]]), reason);
   plan.setRegisters(
     cpu,
-    { rip: exit, rsp: first, rflags: Number(RFLAGS_QUIET), r12: 0n, cr3: pageTableOf(state) },
+    {
+      rip: exit,
+      rsp: first,
+      rflags: Number(RFLAGS_QUIET),
+      r12: 0n,
+      cr3: pageTableOf(state),
+      // Code that was jumped into by accident may have left Xen's privilege level.
+      ...(BigInt(state.registers.cs) === XEN_CS ? {} : { cs: Number(XEN_CS), ss: 0 }),
+    },
     reason,
   );
   note(context, cpu, `goes on in ${xen.profile.describe(destination.rip)}`);
@@ -88,8 +96,12 @@ function destinationOf({ xen }: StepContext, { current }: CpuState): bigint {
   return xen.object('arch_csw', actions).u64('tail');
 }
 
-/** The page tables a CPU runs on are those of the vCPU whose state is loaded; the idle vCPU borrows them. */
-function pageTableOf({ loaded, registers }: CpuState): bigint {
+/**
+ * The page table of a vCPU may have been exchanged and not loaded yet. In an open context switch, and where the idle vCPU
+ * borrows what is loaded, the CPU keeps the one that it has: its descriptor table lies in the part of the address space that
+ * belongs to the vCPU, and only this one is sure to map it. (Another one, and the next load of a selector is a triple fault.)
+ */
+function pageTableOf({ current, loaded, registers }: CpuState): bigint {
   const own = loaded.object.u64('arch.cr3');
-  return own === 0n ? registers.cr3 : own;
+  return own === 0n || current.address !== loaded.address ? registers.cr3 : own;
 }
