@@ -35,6 +35,9 @@ xen-init-dom0 >/dev/null || say 'ERROR xen-init-dom0'
 $tools xenconsoled --log=guest --log-dir=/var/log/xen/console --pid-file=/run/xen/xenconsoled.pid || say 'ERROR xenconsoled'
 # The kernel's side of XenStore, which answers for the backends of disks, belongs to the tools.
 for thread in xenwatch xenbus; do $tools taskset -p 1 $(pidof $thread); done >/dev/null
+# xl makes a UUID for each VM, and libuuid sleeps up to a second, several times, for a kernel that has no random numbers yet. Whoever
+# reads /dev/random has the kernel gather some at once.
+head -c 1 /dev/random >/dev/null
 up 'toolstack is up'
 
 for config in /etc/ninelives/vms/*.cfg; do

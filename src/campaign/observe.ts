@@ -195,7 +195,9 @@ export class Observer {
     const resumed = seen.resumed ?? before;
     const after = this.#after.filter((sample) => sample.atMs >= resumed.atMs);
     const vms = judge(before, resumed, after, { expected, oracle, ...steps });
-    this.#judged = outside.judge(vms, seen.outages);
+    // Without a failure the second that counts is the one after the machine ran on.
+    const runsOn = { startMs: this.#begunMs, endMs: this.#begunMs };
+    this.#judged = outside.judge(vms, seen.outages.length === 0 ? [runsOn] : seen.outages);
     return this.#judged;
   }
 }

@@ -1,6 +1,6 @@
 /** One run of a campaign on a box that is used for many: back to the snapshot, the trial, the record. */
 import { cpSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { Target } from '../guard/target.js';
 import type { Box } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
@@ -64,8 +64,19 @@ export async function runOnce(
   rmSync(join(dir, folder), { recursive: true, force: true });
   const evidence = keeps && isWorthKeeping(trial, file) ? keepIn(dir, folder, draft, bench.warn) : [];
   rmSync(draft, { recursive: true, force: true });
+  const kept = withCapsulesIn(join(dir, folder), trial, evidence);
   const record = recordOf({ bench, order, trial, startedAt, evidence, spentMs: watch.spentMs, begin });
-  return { record, trial };
+  return { record, trial: kept };
+}
+
+/** The trial with its capsules where they were moved to; without those that were not kept. */
+function withCapsulesIn(folder: string, trial: Trial, evidence: readonly string[]): Trial {
+  const recoveries = trial.recoveries.map(({ capsule, ...recovery }) => {
+    const name = capsule === undefined ? undefined : basename(capsule);
+    const isKept = name !== undefined && evidence.some((path) => basename(path) === name);
+    return isKept ? { ...recovery, capsule: join(folder, name) } : recovery;
+  });
+  return { ...trial, recoveries };
 }
 
 /** Of a hypervisor that fails again and again the first failures are worth looking at, and not the hundredth. */
