@@ -68,6 +68,12 @@ describe('complete-frames', () => {
     expect(['rax', 'r8', 'r9', 'r14', 'r15'].map((name) => frame.u64(name))).toEqual([5n, 8n, 9n, 14n, 15n]);
   });
 
+  it('takes nothing where the registers are Xen’s own, between two calls on the way out', () => {
+    const left = { rdi: fake.dom0.address, rsi: 1n, rcx: 1n, rbx: fake.symbol('continue_pv_domain'), r14: 2n };
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), ...left });
+    expect(planWith(fake, completeFrames).writes).toEqual([]);
+  });
+
   it('leaves the frame alone when the failure was deeper in Xen', () => {
     fake.trap(0, { rip: 0n, rsp: fake.frame(0) - 0x80n, rax: 5n });
     expect(planWith(fake, completeFrames).writes).toEqual([]);

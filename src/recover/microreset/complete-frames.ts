@@ -20,6 +20,7 @@ import type { CpuState } from '../../xen/cpus.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
+import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
 type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
@@ -130,7 +131,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
-  const unsaved = unsavedRegisters(cpu, frame, trap.object, trap.rsp);
+  const unsaved = unsavedRegisters(xen, cpu, frame, trap.object, trap.rsp);
   for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
   if (!hvm) completeSyscallFrame();
   if (unsaved.length > 0)
@@ -158,7 +159,13 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
 }
 
 /** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
-function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['object'], rsp: bigint): SavedRegister[] {
+function unsavedRegisters(
+  xen: Xen,
+  cpu: CpuState,
+  frame: XenObject,
+  trap: TrapFrame['object'],
+  rsp: bigint,
+): SavedRegister[] {
   const { guestFrame } = cpu.stack;
   // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
   if (rsp > guestFrame) {
@@ -169,6 +176,8 @@ function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['obje
   const scratch = [trap.u64('r14'), trap.u64('rbx')];
   if (scratch.some((value) => value === stackEnd || value === STACK_OFFSET_MASK || value === cpu.current.address))
     return [];
+  // Between two calls, on the way out, registers are what Xen's functions left in them.
+  if (SAVE_ORDER.some((name) => isXens(xen, trap.u64(name)))) return [];
   const leaving = trap.u64('rdx') === stackEnd || SAVE_ORDER.every((name) => isLoaded(name));
   if (leaving) return [];
   const firstUnsaved = SAVE_ORDER.findIndex((name) => trap.u64(name) !== 0n);
@@ -177,6 +186,13 @@ function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['obje
   function isLoaded(name: SavedRegister): boolean {
     return name === 'rdi' || name === 'rsi' || trap.u64(name) === frame.u64(name);
   }
+}
+
+/** An address in Xen's image or in its map of all memory: no guest has one in a register. */
+function isXens({ profile }: Xen, value: bigint): boolean {
+  const within = (start: string, end: string): boolean =>
+    value >= BigInt(profile.constant(start)) && value < BigInt(profile.constant(end));
+  return within('XEN_VIRT_START', 'XEN_VIRT_END') || within('DIRECTMAP_VIRT_START', 'HYPERVISOR_VIRT_END');
 }
 
 const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
