@@ -76,6 +76,19 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
   },
+  /** A failure before an HVM guest's exit handler had copied the guest's position: the guest went on where it had been before. */
+  'exit-handler.capsule': {
+    findings: ['complete-frames: CPU 1: d3v0 stood after VMRUN', 'rendezvous: CPUs in flush_cpumask: withdrawn'],
+    cpus: ['d1v0 abandoned', 'd3v0 abandoned', 'd2v0 abandoned', 'd[IDLE]v3 abandoned'],
+  },
+  /** An HVM guest's interrupt in service and not delivered, and a PV guest in a switch whose FS and GS bases were not loaded. */
+  'taken-up-interrupt.capsule': {
+    findings: [
+      'vm-exits: vector 243 of d3v0 was taken up and not delivered',
+      'context-switch: CPU 3: from d0v1 to d2v0, loading',
+    ],
+    cpus: ['d3v0 abandoned', 'd1v0 left', 'd0v0 abandoned', 'd2v0 abandoned'],
+  },
 };
 
 function replay(name: string): Plan {

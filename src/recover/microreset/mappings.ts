@@ -16,7 +16,7 @@ import { type MappingCount, PageTables } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
-import { allocatorIsQuiet, CHANGES_TABLES, searchOf } from './page-tables.js';
+import { allocatorIsQuiet, CHANGES_TABLES } from './page-tables.js';
 
 const NO_MAPPING: MappingCount = { all: 0, writable: 0 };
 
@@ -26,7 +26,7 @@ export const mappings: Step = {
   source: 'ours, for the undo log of Le and Tamir, UCLA TR 140019; Xen 4.17 arch/x86/mm.c',
   run(context) {
     const { xen } = context;
-    if (!context.wasIn(CHANGES_TABLES) || searchOf(context, 'touched') !== 'touched') return;
+    if (!context.wasIn(CHANGES_TABLES) || !xen.memory.hasPlainDirectMap) return;
     const words = new FrameWords(xen);
     const tables = new PageTables(xen, words);
     const constants = readConstants(xen);
