@@ -136,7 +136,8 @@ export class Observer {
     // A ping that is on its way at the limit gets its time.
     const isOver = (limitMs: number): boolean => sinceMs > limitMs + (decided ? 0 : UNDECIDED_MS);
     if (seen.failures.length > 0) return isWell || isOver(limits.revivalMs) || this.#isRelapsing();
-    return (isWell && sinceMs >= limits.quietMs) || isOver(limits.detectionMs);
+    // A VM that seems to stand gets the time that it would have after a recovery.
+    return (isWell && sinceMs >= limits.quietMs) || isOver(Math.max(limits.detectionMs, limits.revivalMs));
   }
 
   /**

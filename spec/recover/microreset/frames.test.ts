@@ -68,9 +68,9 @@ describe('complete-frames', () => {
     expect(['rax', 'r8', 'r9', 'r14', 'r15'].map((name) => frame.u64(name))).toEqual([5n, 8n, 9n, 14n, 15n]);
   });
 
-  it('takes nothing where the registers are Xen’s own, between two calls on the way out', () => {
-    const left = { rdi: fake.dom0.address, rsi: 1n, rcx: 1n, rbx: fake.symbol('continue_pv_domain'), r14: 2n };
-    fake.trap(0, { rip: 0n, rsp: fake.frame(0), ...left });
+  it('takes nothing from a failure with Xen’s own values in its registers, such as at the end of a context switch', () => {
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), rdi: fake.frame(0), rax: 1n, r12: 0xffff_82d0_4020_4c00n, r15: 2n });
+    fake.setFrame(0, { rdi: 1, rax: 0, r12: 12, r15: 15 });
     expect(planWith(fake, completeFrames).writes).toEqual([]);
   });
 

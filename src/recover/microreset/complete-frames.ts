@@ -20,7 +20,6 @@ import type { CpuState } from '../../xen/cpus.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
-import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
 type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
@@ -50,6 +49,11 @@ const LONGEST_INSTRUCTION = 15n;
 const VMEXIT_INTR = 0x60n;
 /** Stacks are 32 KiB and aligned: the bits of an address that say where in its stack it lies. */
 const STACK_OFFSET_MASK = 0x7fffn;
+/**
+ * Addresses of Xen that no PV guest can use (Xen 4.17 asm/config.h), nor what a 64-bit Linux keeps in reserve for a hypervisor
+ * (Documentation/arch/x86/x86_64/mm.rst). What lies below them is readable to guests: the table from machine to guest frames.
+ */
+const XEN_POINTERS = { first: 0xffff_8200_0000_0000n, last: 0xffff_87ff_ffff_ffffn } as const;
 /** Selectors that Xen gives a 64-bit PV guest (public/arch-x86/xen-x86_64.h). */
 const GUEST_CS = 0xe033;
 const GUEST_SS = 0xe02b;
@@ -131,7 +135,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
-  const unsaved = unsavedRegisters(xen, cpu, frame, trap.object, trap.rsp);
+  const unsaved = unsavedRegisters(cpu, frame, trap.object, trap.rsp);
   for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
   if (!hvm) completeSyscallFrame();
   if (unsaved.length > 0)
@@ -159,27 +163,17 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
 }
 
 /** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
-function unsavedRegisters(
-  xen: Xen,
-  cpu: CpuState,
-  frame: XenObject,
-  trap: TrapFrame['object'],
-  rsp: bigint,
-): SavedRegister[] {
+function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['object'], rsp: bigint): SavedRegister[] {
   const { guestFrame } = cpu.stack;
   // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
   if (rsp > guestFrame) {
     return SAVE_ORDER.filter((name) => frame.at(name) < rsp && !(cpu.current.domain.kind === 'hvm' && name === 'rax'));
   }
-  const stackEnd = guestFrame | STACK_OFFSET_MASK;
-  // What follows SAVE_ALL first computes the end of the stack, in r14 or rbx, and may then load the vCPU into rbx.
+  // What follows SAVE_ALL first computes the end of the stack, in r14 or rbx. Whoever stands there later, such as at the
+  // end of a context switch, has pointers of Xen in its registers: none of them is the guest's any more.
   const scratch = [trap.u64('r14'), trap.u64('rbx')];
-  if (scratch.some((value) => value === stackEnd || value === STACK_OFFSET_MASK || value === cpu.current.address))
-    return [];
-  // Between two calls, on the way out, registers are what Xen's functions left in them.
-  if (SAVE_ORDER.some((name) => isXens(xen, trap.u64(name)))) return [];
-  const leaving = trap.u64('rdx') === stackEnd || SAVE_ORDER.every((name) => isLoaded(name));
-  if (leaving) return [];
+  if (scratch.includes(STACK_OFFSET_MASK) || SAVE_ORDER.some((name) => isXenPointer(trap.u64(name)))) return [];
+  if (SAVE_ORDER.every((name) => isLoaded(name))) return [];
   const firstUnsaved = SAVE_ORDER.findIndex((name) => trap.u64(name) !== 0n);
   return firstUnsaved < 0 ? [] : SAVE_ORDER.slice(firstUnsaved);
 
@@ -188,12 +182,8 @@ function unsavedRegisters(
   }
 }
 
-/** An address in Xen's image or in its map of all memory: no guest has one in a register. */
-function isXens({ profile }: Xen, value: bigint): boolean {
-  const within = (start: string, end: string): boolean =>
-    value >= BigInt(profile.constant(start)) && value < BigInt(profile.constant(end));
-  return within('XEN_VIRT_START', 'XEN_VIRT_END') || within('DIRECTMAP_VIRT_START', 'HYPERVISOR_VIRT_END');
-}
+/** A guest has no use for such a value: Xen keeps that part of the address space to itself. */
+const isXenPointer = (value: bigint): boolean => value >= XEN_POINTERS.first && value <= XEN_POINTERS.last;
 
 const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
   xen.object('vmcb_struct', current.object.u64('arch.hvm.svm.vmcb'));
