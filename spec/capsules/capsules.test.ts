@@ -27,6 +27,9 @@ interface Expected {
   readonly cpus: readonly string[];
 }
 
+/** CPUs 3 to 7 of the published machine, which wait. */
+const IDLE = [3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`);
+
 const CAPSULES: Readonly<Record<string, Expected>> = {
   /** Failstop in a PV guest's hypervisor thread while another CPU works on its timers. */
   'timer-softirq.capsule': {
@@ -49,6 +52,12 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v1 left', 'd1v0 abandoned', 'd3v0 abandoned', 'd2v0 left'],
   },
+  /** Failstop in `iret`, above what an earlier interrupt left on the stack: that was once taken for the failure's frame. */
+  'stale-trap.capsule': {
+    findings: ['retry-hypercalls: d2v0: iret was under way'],
+    cpus: ['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned and retried', ...IDLE],
+    untouched: ['complete-frames'],
+  },
   /** All CPUs in Xen, two of them waiting for the run queue’s lock. */
   'run-queue-lock.capsule': {
     findings: [
@@ -57,18 +66,6 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       'heap-locks: run queue lock was held',
     ],
     cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
-  },
-  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
-  'after-context-switch.capsule': {
-    findings: [
-      'static-locks: CPU 0 timers was held',
-      'static-locks: CPU 1 timers was held',
-      'in-service-vectors: CPU 0: vectors 104 in service',
-    ],
-    untouched: ['complete-frames'],
-    cpus: ['d0v0', 'd1v0', 'd2v0']
-      .map((vcpu) => `${vcpu} abandoned`)
-      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
   },
   /** A failure before an HVM guest's exit handler had copied the guest's position: the guest went on where it had been before. */
   'exit-handler.capsule': {
@@ -82,6 +79,18 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       'context-switch: CPU 3: from d0v1 to d2v0, loading',
     ],
     cpus: ['d3v0 abandoned', 'd1v0 left', 'd0v0 abandoned', 'd2v0 abandoned'],
+  },
+  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
+  'after-context-switch.capsule': {
+    findings: [
+      'static-locks: CPU 0 timers was held',
+      'static-locks: CPU 1 timers was held',
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    untouched: ['complete-frames'],
+    cpus: ['d0v0', 'd1v0', 'd2v0']
+      .map((vcpu) => `${vcpu} abandoned`)
+      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
   },
 };
 

@@ -222,7 +222,9 @@ export class Guard {
     const xen = this.#target.at(view);
     const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
     const lost = cpus.find((state) => lostItsStack(xen, state));
-    if (lost === undefined || !(await machine.revive())) return undefined;
+    if (lost === undefined) return undefined;
+    // Where QEMU refuses, the machine is what it was: one that cannot go on.
+    if (!(await machine.revive().catch(() => false))) return undefined;
     const at = xen.profile.describe(lost.registers.rip);
     const summary = `triple fault in Xen at ${at}`;
     return { failure: { kind: 'machine-stop', cpu: lost.cpu, at, summary, detectedAtMs: stop.atMs }, view };

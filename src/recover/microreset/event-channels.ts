@@ -7,12 +7,16 @@
  *   taken back. Where it does, the queue's tail and the guest's "ready" bits follow.
  * - two-level channels: the event's bit is set before the bit that makes the guest look there. All of those are set: the
  *   guest looks once in vain.
+ *
+ * Of a channel between two domains the sender holds the lock of its own end, and marks the other one.
  */
 import type { Domain, Vcpu } from '../../xen/domains.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Step, StepContext } from '../step.js';
 
+/** `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
+const INTERDOMAIN = 3;
 const LINKED = 1 << 29;
 const BUSY = 1 << 28;
 const LINK_MASK = (1 << 17) - 1;
@@ -30,9 +34,25 @@ export const eventChannels: Step = {
 };
 
 function repair(context: StepContext, lock: LockInstance): void {
-  const { plan, xen, situation } = context;
-  const channel = xen.object('evtchn', lock.address - xen.offsetOf('evtchn', 'lock'));
+  const { situation } = context;
+  const channel = channelOf(context, lock);
   const domain = situation.domains.find(({ id }) => lock.owner.startsWith(`d${id} `));
+  repairEnd(context, domain, channel);
+  if (channel.num('state') !== INTERDOMAIN) return;
+  const remote = situation.domains.find(({ address }) => address === channel.u64('u.interdomain.remote_dom'));
+  const port = channel.num('u.interdomain.remote_port');
+  const other = context.locks.heap
+    .filter(({ owner }) => remote !== undefined && owner === `d${remote.id} event channel`)
+    .map((one) => channelOf(context, one))
+    .find((one) => one.num('port') === port);
+  if (other !== undefined) repairEnd(context, remote, other);
+}
+
+const channelOf = ({ xen }: StepContext, { address }: LockInstance): XenObject =>
+  xen.object('evtchn', address - xen.offsetOf('evtchn', 'lock'));
+
+function repairEnd(context: StepContext, domain: Domain | undefined, channel: XenObject): void {
+  const { plan, xen } = context;
   const vcpu = domain?.vcpus.find(({ id }) => id === channel.num('notify_vcpu_id'));
   if (domain === undefined || vcpu === undefined) return;
   const fifo = domain.object.u64('evtchn_fifo');

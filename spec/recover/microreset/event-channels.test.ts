@@ -1,0 +1,59 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { eventChannels } from '../../../src/recover/microreset/event-channels.js';
+import { FakeXen } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+const BUCKET = 64;
+const INTERDOMAIN = 3;
+let fake: FakeXen;
+let own: bigint;
+let other: bigint;
+
+/** A domain's only bucket of channels. */
+function bucketOf(domain: bigint): bigint {
+  const size = fake.profile.struct('evtchn').size;
+  const bucket = fake.alloc(BUCKET * size, 64);
+  fake.set('domain', domain, 'evtchn', bucket);
+  fake.set('domain', domain, 'valid_evtchns', BUCKET);
+  for (let port = 0; port < BUCKET; port++) fake.set('evtchn', bucket + BigInt(port * size), 'port', port);
+  return bucket;
+}
+
+beforeEach(() => {
+  fake = new FakeXen();
+  const size = BigInt(fake.profile.struct('evtchn').size);
+  own = bucketOf(fake.dom0.domain) + 3n * size;
+  other = bucketOf(fake.hvm.domain) + 5n * size;
+  fake.enterXen(0, 'evtchn_send');
+});
+
+const told = (): unknown[] =>
+  planWith(fake, eventChannels).plan.edits.flatMap((edit) =>
+    edit.kind === 'call' ? [[edit.function, ...edit.arguments]] : [],
+  );
+
+describe('event-channels', () => {
+  it('has a vCPU look at its events when the lock of one of its channels was held', () => {
+    fake.set('evtchn', own, 'lock.cnts', 1);
+    expect(told()).toEqual([['vcpu_mark_events_pending', fake.dom0.address]]);
+  });
+
+  it('looks at the other end as well: a sender holds the lock of its own', () => {
+    fake.set('evtchn', own, 'lock.cnts', 1);
+    fake.set('evtchn', own, 'state', INTERDOMAIN);
+    fake.set('evtchn', own, 'u.interdomain.remote_dom', fake.hvm.domain);
+    fake.set('evtchn', own, 'u.interdomain.remote_port', 5);
+    fake.set('evtchn', other, 'notify_vcpu_id', 0);
+    expect(told()).toEqual([
+      ['vcpu_mark_events_pending', fake.dom0.address],
+      ['vcpu_mark_events_pending', fake.hvm.address],
+    ]);
+    const info = fake.get('vcpu', fake.hvm.address, 'vcpu_info');
+    const { after } = planWith(fake, eventChannels);
+    expect(after.object('vcpu_info', info).u64('evtchn_pending_sel')).toBe(0xffff_ffff_ffff_ffffn);
+  });
+
+  it('finds nothing while no channel is locked', () => {
+    expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
+  });
+});
