@@ -58,6 +58,13 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
   },
+  /** A CPU stops while it takes the timer of dom0's network card off its heap: the timer is on the stack, and nowhere else. */
+  'timer-being-removed.capsule': {
+    findings: ['retry-hypercalls: d1v0: vcpu_op was under way', 'timers: IRQ 10.eoi_timer fell off the heap'],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 left'].concat(
+      [3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`),
+    ),
+  },
   /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
   'after-context-switch.capsule': {
     findings: [
