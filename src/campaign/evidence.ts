@@ -11,7 +11,9 @@ import type { Box } from '../testbed/box.js';
 import type { View } from '../x86/view.js';
 import { readSituation } from '../xen/cpus.js';
 import { allVcpus, listDomains } from '../xen/domains.js';
-import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
+import { guestLines, pendingEois } from '../xen/interrupts.js';
+import { heapLocks, isHeld, lockName, lockState, staticLocks } from '../xen/locks.js';
+import type { Xen } from '../xen/xen.js';
 
 /** Name of the console that Xen and dom0 share. */
 const CONSOLE = 'xen';
@@ -34,10 +36,12 @@ export interface EvidenceOptions {
   readonly mechanism: Mechanism;
   /** What went wrong, one line. */
   readonly cause: string;
+  /** How the pings of a sender outside the box fared; none where there is no sender. */
+  readonly pings: readonly string[];
 }
 
 /**
- * Writes `console-*.log` and `end.txt` to `dir`, and `end.capsule` where no failure left a capsule: of what was not detected, or of a
+ * Writes `console-*.log`, `end.txt` and, with a sender outside the box, `pings.txt` to `dir`, and `end.capsule` where no failure left a capsule: of what was not detected, or of a
  * machine that QEMU stopped. The box stands still afterwards.
  */
 export async function keepEvidence(dir: string, box: Box, target: Target, options: EvidenceOptions): Promise<void> {
@@ -47,6 +51,7 @@ export async function keepEvidence(dir: string, box: Box, target: Target, option
     const relayed = relayedBy(said.toString('latin1'), name);
     writeFileSync(join(dir, `console-${name}.log`), await guestConsole(box, name, options.dom0, relayed));
   }
+  if (options.pings.length > 0) writeFileSync(join(dir, 'pings.txt'), `${options.pings.join('\n')}\n`);
   await box.machine.freeze();
   const view = await box.machine.capture();
   const lines = endOf(view, target);
@@ -134,8 +139,25 @@ function endOf(view: View, target: Target): string[] {
   });
   attempt('the locks', () => {
     for (const lock of [...staticLocks(xen), ...heapLocks(xen, listDomains(xen))]) {
-      if (isHeld(xen, lock)) lines.push(`held: ${lockName(lock)}`);
+      if (isHeld(xen, lock)) lines.push(`held: ${lockName(lock)} ${lockState(xen, lock)}`);
     }
   });
+  attempt('the interrupts', () => lines.push(...interruptsOf(xen)));
+  return lines;
+}
+
+/** The interrupt lines of guests, and what each CPU waits for a guest to be done with. */
+function interruptsOf(xen: Xen): string[] {
+  const lines = [...guestLines(xen)].map(({ irq, line, action }) => {
+    const timer = `timer status ${action.num('eoi_timer.status')} on CPU ${action.num('eoi_timer.cpu')}`;
+    const vector = line.num('arch.vector');
+    return `IRQ ${irq} vector ${vector} status ${line.num('status')} in flight ${action.num('in_flight')} ${timer}`;
+  });
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    const waiting = pendingEois(xen, cpu).map(
+      ({ irq, vector, ready }) => `${vector} (IRQ ${irq}${ready ? ', ready' : ''})`,
+    );
+    if (waiting.length > 0) lines.push(`CPU ${cpu} waits for guests to be done with ${waiting.join(' ')}`);
+  }
   return lines;
 }

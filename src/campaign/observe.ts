@@ -8,6 +8,7 @@ import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { judge, type Sample, type VmVerdict } from '../workload/verdict.js';
 import type { OutsideVerdict, OutsideWatch } from './outside.js';
+import type { Mark } from './ping-table.js';
 import type { Sightings } from './sightings.js';
 
 export interface ObserveLimits {
@@ -120,6 +121,13 @@ export class Observer {
         ? {}
         : { newVm: (this.#createdMs === 0 ? now : this.#createdMs) - this.#createdFromMs }),
     };
+  }
+
+  /** When the new VM was asked for, and when it was there or not to be had. */
+  get marks(): readonly Mark[] {
+    if (this.#creation === undefined) return [];
+    const asked = { atMs: this.#createdFromMs, what: 'a new VM is asked for' };
+    return this.#createdMs === 0 ? [asked] : [asked, { atMs: this.#createdMs, what: 'the new VM is done' }];
   }
 
   #isCertain(): boolean {

@@ -2,6 +2,7 @@
 import type { OutsideHost } from '../testbed/outside-host.js';
 import { type Interval, judgeNetBench } from '../workload/netbench.js';
 import { allWell, type VmVerdict } from '../workload/verdict.js';
+import { type Mark, pingTable } from './ping-table.js';
 
 export interface OutsideVerdict {
   /** The VMs, those affected that answered too seldom. */
@@ -35,6 +36,27 @@ export class OutsideWatch {
   held(held: boolean): void {
     if (held) this.#host?.pause();
     else this.#host?.resume();
+  }
+
+  /**
+   * What the sender saw, for people: a table for each VM. Empty where there is no sender.
+   * @param marks what happened otherwise
+   * @param zeroMs where its times begin; performance.now()
+   */
+  table(failures: readonly Interval[], marks: readonly Mark[], zeroMs: number): string[] {
+    const host = this.#host;
+    if (host === undefined) return [];
+    const both = (intervals: readonly Interval[], from: string, to: string): Mark[] =>
+      intervals.flatMap(({ startMs, endMs }) => [
+        { atMs: startMs, what: from },
+        ...(endMs === undefined ? [] : [{ atMs: endMs, what: to }]),
+      ]);
+    const all = [
+      ...both(failures, 'broken', 'resumed'),
+      ...both(host.holds(), 'sender holds back', 'sender goes on'),
+      ...marks,
+    ];
+    return host.neighbours.flatMap((name) => [`pings to ${name}`, ...pingTable(host.pings(name), all, zeroMs)]);
   }
 
   /** @param failures from each failure to the resumption of the machine */

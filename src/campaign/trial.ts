@@ -147,6 +147,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
       dom0: works ? 'works' : 'lost',
       mechanism: options.mechanism ?? microreset,
       cause: classified.cause,
+      pings: outside.table(seen.outages, observer.marks, brokenAtMs),
     });
   }
   watch.lap('evidence');

@@ -62,7 +62,7 @@ export interface PingWindow {
   readonly lost: number;
 }
 
-const DEADLINE_MS = 3000;
+export const DEADLINE_MS = 3000;
 const WINDOW_MS = 1000;
 const TOLERANCE = 0.1;
 /** A window goes on until it has this many pings: with fewer, one lost ping would be 10 %. */

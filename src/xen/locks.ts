@@ -34,6 +34,16 @@ export function isHeld(xen: Xen, lock: LockInstance): boolean {
   }
 }
 
+/** For people: the tickets of a lock, and the readers or writer of one that has them. */
+export function lockState(xen: Xen, { kind, address }: LockInstance): string {
+  const { memory, profile } = xen;
+  const at = kind === 'spinlock' ? 0 : profile.struct('rwlock_t').field('lock').offset;
+  const tickets = `serves ticket ${memory.u16(address, at)}, next is ${memory.u16(address, at + 2)}`;
+  const recursion = memory.u16(address, at + 4);
+  const holder = recursion >>> 12 === 0 ? '' : `, taken ${recursion >>> 12} times by CPU ${recursion & UNRECURSED}`;
+  return kind === 'spinlock' ? `${tickets}${holder}` : `count 0x${memory.u32(address).toString(16)}, ${tickets}`;
+}
+
 const rwlockHeld = (xen: Xen, address: bigint): boolean =>
   xen.memory.u32(address) !== 0 || spinlockHeld(xen, address, xen.profile.struct('rwlock_t').field('lock').offset);
 

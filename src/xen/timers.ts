@@ -1,6 +1,7 @@
 /** Xen's timers (Xen 4.17, common/timer.c): a heap, an overflow list and a list of inactive ones for each CPU. */
 import type { TypeSite } from '../layout/locks.js';
 import { allVcpus, type Domain } from './domains.js';
+import { guestLines } from './interrupts.js';
 import { closedList } from './list.js';
 import type { XenObject } from './object.js';
 import { schedulerResources } from './scheduler.js';
@@ -61,8 +62,8 @@ export function overflowTimers(xen: Xen, queue: TimerQueue): bigint[] {
 export const inactiveList = (xen: Xen, queue: TimerQueue) => closedList(xen.memory, queue.object.at('inactive'));
 
 /**
- * Every timer that can be reached by type: in globals, per-CPU data, domains, vCPUs and scheduler resources. Timers
- * embedded elsewhere (virtual platform timers) are known only while they are on a queue.
+ * Every timer that can be reached by type: in globals, per-CPU data, domains, vCPUs, scheduler resources and interrupt
+ * lines of guests. Timers embedded elsewhere (virtual platform timers) are known only while they are on a queue.
  */
 export function* knownTimers(xen: Xen, domains: readonly Domain[]): Generator<{ timer: XenObject; name: string }> {
   const sites = timerSites(xen.profile);
@@ -78,6 +79,7 @@ export function* knownTimers(xen: Xen, domains: readonly Domain[]): Generator<{ 
   for (const resource of schedulerResources(xen)) yield* embedded(xen, resource, 'scheduler', sites.inStruct);
   for (const domain of domains) yield* embedded(xen, domain.object, `d${domain.id}`, sites.inStruct);
   for (const vcpu of allVcpus(domains)) yield* embedded(xen, vcpu.object, vcpu.name, sites.inStruct);
+  for (const { irq, action } of guestLines(xen)) yield* embedded(xen, action, `IRQ ${irq}`, sites.inStruct);
 }
 
 const timerSites = sitesOf<'timer'>(new Map([['timer', 'timer']]));
