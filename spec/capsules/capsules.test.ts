@@ -92,6 +92,16 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       .map((vcpu) => `${vcpu} abandoned`)
       .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
   },
+  /** Failstop while the timer of an interrupt line in a guest's hands was taken off its heap: it was on none and marked as being on one. */
+  'timer-being-removed.capsule': {
+    findings: [
+      'timers: heap of CPU 0: slot 2 and its timer disagree; built anew',
+      'timers: IRQ 10.eoi_timer fell off the heap',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 left'].concat(
+      [3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`),
+    ),
+  },
 };
 
 function replay(name: string): Plan {
