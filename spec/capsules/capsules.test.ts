@@ -52,6 +52,15 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v1 left', 'd1v0 abandoned', 'd3v0 abandoned', 'd2v0 left'],
   },
+  /** A hang on a console message, while another CPU handled the serial line's interrupt: the line would have been dead. */
+  'console-line.capsule': {
+    findings: [
+      'static-locks: console_lock was held',
+      'interrupt-handlers: CPU 0: the handler of vector 241 was dropped',
+      'interrupt-handlers: interrupt line 4 was being handled',
+    ],
+    cpus: ['d1v0 abandoned', 'd0v1 abandoned', 'd3v0 abandoned', 'd2v0 abandoned'],
+  },
   /** Failstop in `iret`, above what an earlier interrupt left on the stack: that was once taken for the failure's frame. */
   'stale-trap.capsule': {
     findings: ['retry-hypercalls: d2v0: iret was under way'],
