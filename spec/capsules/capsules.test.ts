@@ -76,6 +76,18 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
   },
+  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
+  'after-context-switch.capsule': {
+    findings: [
+      'static-locks: CPU 0 timers was held',
+      'static-locks: CPU 1 timers was held',
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    untouched: ['complete-frames'],
+    cpus: ['d0v0', 'd1v0', 'd2v0']
+      .map((vcpu) => `${vcpu} abandoned`)
+      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
+  },
   /** A failure before an HVM guest's exit handler had copied the guest's position: the guest went on where it had been before. */
   'exit-handler.capsule': {
     findings: ['complete-frames: CPU 1: d3v0 stood after VMRUN', 'rendezvous: CPUs in flush_cpumask: withdrawn'],
@@ -88,18 +100,6 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       'context-switch: CPU 3: from d0v1 to d2v0, loading',
     ],
     cpus: ['d3v0 abandoned', 'd1v0 left', 'd0v0 abandoned', 'd2v0 abandoned'],
-  },
-  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
-  'after-context-switch.capsule': {
-    findings: [
-      'static-locks: CPU 0 timers was held',
-      'static-locks: CPU 1 timers was held',
-      'in-service-vectors: CPU 0: vectors 104 in service',
-    ],
-    untouched: ['complete-frames'],
-    cpus: ['d0v0', 'd1v0', 'd2v0']
-      .map((vcpu) => `${vcpu} abandoned`)
-      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
   },
 };
 

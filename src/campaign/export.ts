@@ -32,6 +32,7 @@ const COLUMNS: readonly {
   { name: 'latency_ms', type: 'REAL', of: (r) => r.latencyMs ?? null },
   { name: 'outage_ms', type: 'REAL', of: (r) => r.outageMs ?? null },
   { name: 'outside_outage_ms', type: 'REAL', of: (r) => r.outsideOutageMs ?? null },
+  { name: 'host_waited', type: 'REAL', of: (r) => r.hostWaited ?? null },
   { name: 'vms_affected', type: 'TEXT', of: (r) => affected(r) },
   { name: 'new_vm', type: 'INTEGER', of: (r) => (r.newVm === undefined ? null : Number(r.newVm.ok)) },
   { name: 'cause', type: 'TEXT', of: (r) => r.cause ?? null },

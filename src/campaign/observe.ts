@@ -56,8 +56,8 @@ export interface Observation {
 }
 
 const POLL_MS = 150;
-/** Longer than a ping may take. */
-const UNDECIDED_MS = 5000;
+/** Beside the time that a ping may take. */
+const UNDECIDED_MS = 2000;
 /** So many failures in one trial, and VMs that are not well: it is not going to be better. */
 const RELAPSES = 8;
 
@@ -123,7 +123,7 @@ export class Observer {
   }
 
   #isCertain(): boolean {
-    const { seen, sample, limits } = this.#parts;
+    const { seen, sample, outside, limits } = this.#parts;
     if (seen.lost !== undefined) return true;
     if (seen.recovering) return false;
     this.#after.push(sample());
@@ -134,7 +134,7 @@ export class Observer {
     if (this.#creation !== undefined && this.#newVm === undefined) return this.#isRelapsing();
     const isWell = allWell && decided && !this.#wantsNewVm();
     // A ping that is on its way at the limit gets its time.
-    const isOver = (limitMs: number): boolean => sinceMs > limitMs + (decided ? 0 : UNDECIDED_MS);
+    const isOver = (limitMs: number): boolean => sinceMs > limitMs + (decided ? 0 : outside.deadlineMs + UNDECIDED_MS);
     if (seen.failures.length > 0) return isWell || isOver(limits.revivalMs) || this.#isRelapsing();
     // A VM that seems to stand gets the time that it would have after a recovery.
     return (isWell && sinceMs >= limits.quietMs) || isOver(Math.max(limits.detectionMs, limits.revivalMs));

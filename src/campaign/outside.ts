@@ -13,11 +13,22 @@ export interface OutsideVerdict {
   readonly outageMs?: number;
 }
 
+/** NetBench's own, for a box that its host does not keep waiting. */
+const DEADLINE_MS = 3000;
+
 export class OutsideWatch {
   readonly #host: OutsideHost | undefined;
+  readonly #slowdown: () => number;
 
-  constructor(host: OutsideHost | undefined) {
+  /** @param slowdown how many times slower than on a host of its own the box runs; an answer gets that much more time */
+  constructor(host: OutsideHost | undefined, slowdown: () => number = () => 1) {
     this.#host = host;
+    this.#slowdown = slowdown;
+  }
+
+  /** A ping that is not answered after this long is lost, in milliseconds of the host's clock. */
+  get deadlineMs(): number {
+    return DEADLINE_MS * this.#slowdown();
   }
 
   /** The machine is held by us, or let go: pings wait meanwhile. */
@@ -31,8 +42,12 @@ export class OutsideWatch {
     const host = this.#host;
     if (host === undefined) return { vms, decided: true, isWell: allWell(vms) };
     const nowMs = performance.now();
+    const { deadlineMs } = this;
     const verdicts = new Map(
-      host.neighbours.map((name) => [name, judgeNetBench(host.pings(name), { failures, holds: host.holds(), nowMs })]),
+      host.neighbours.map((name) => [
+        name,
+        judgeNetBench(host.pings(name), { failures, holds: host.holds(), nowMs }, { deadlineMs }),
+      ]),
     );
     const judged = vms.map((vm): VmVerdict => {
       const verdict = verdicts.get(vm.name);

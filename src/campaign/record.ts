@@ -108,6 +108,11 @@ export const runRecordSchema = z.object({
   errorCode: z.string().optional(),
   /** Files of evidence, relative to the campaign's folder. */
   evidence: z.array(z.string()),
+  /**
+   * Share of the time of the observation in which the box wanted to run and its host did not let it, in 0..1. A box that waits much
+   * runs in slow motion: its verdict is worth less.
+   */
+  hostWaited: z.number().optional(),
   /** Where the time of the run went, in milliseconds by phase. */
   spentMs: z.record(z.string(), z.number()),
 });

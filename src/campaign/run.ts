@@ -155,6 +155,7 @@ function recordOf({ bench, order, trial, startedAt, evidence, spentMs, begin }: 
       : { newVm: newVm.kind === 'created' ? { ok: true } : { ok: false, reason: newVm.reason } }),
     ...(trial.cause === undefined ? {} : { cause: trial.cause }),
     evidence: [...evidence],
+    hostWaited: thousandths(trial.hostWaited),
     spentMs: { ...spentMs },
   };
 }

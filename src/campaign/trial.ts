@@ -12,6 +12,7 @@ import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
 import { type Classified, classify } from './classify.js';
 import { consoleMark, keepEvidence } from './evidence.js';
+import { HostShare } from './host-share.js';
 import { DEFAULT_LIMITS, type ObserveLimits, Observer } from './observe.js';
 import { OutsideWatch } from './outside.js';
 import { Sightings } from './sightings.js';
@@ -57,6 +58,8 @@ export interface Trial extends Classified {
   readonly outsideOutageMs?: number;
   readonly verdict: BoxVerdict;
   readonly newVm?: NewVm;
+  /** Share of the time of the observation in which the box wanted to run and its host did not let it, in 0..1. */
+  readonly hostWaited: number;
   /** Where the time went, in milliseconds by phase. */
   readonly spentMs: Readonly<Record<string, number>>;
 }
@@ -75,7 +78,8 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const watch = new Stopwatch();
   const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
   const seen = new Sightings(sample);
-  const outside = new OutsideWatch(box.outside);
+  const share = new HostShare(() => box.machine.pid);
+  const outside = new OutsideWatch(box.outside, () => share.slowdown);
   outside.held(true);
   let repair: (() => Promise<void>) | undefined;
   const mark = consoleMark(box);
@@ -107,6 +111,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   const before = sample();
   const brokenAtMs = performance.now();
   seen.brokenAt(brokenAtMs);
+  share.reset();
   const wanted = injection?.kind === 'not-reached' ? 'nothing' : planned === undefined ? 'golden' : 'recovery';
   const observer = new Observer({
     box,
@@ -122,6 +127,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   });
   if (wanted !== 'nothing') told(planned === undefined ? 'watching' : 'waiting for the failure');
   const { vms, newVm, outsideOutageMs } = await observer.watch(guard);
+  const hostWaited = share.waited;
   watch.add(observer.spentMs);
   watch.lap(undefined);
 
@@ -154,6 +160,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     verdict: verdictOf(vms, newVm),
     ...(newVm === undefined ? {} : { newVm }),
     ...(outsideOutageMs === undefined ? {} : { outsideOutageMs }),
+    hostWaited,
     spentMs: watch.spentMs,
   };
 }
