@@ -184,8 +184,9 @@ describe('a guard', () => {
     const { pid } = box.machine;
     const { runtimeDir } = box;
     const guard = await Guard.attach(target, {
-      onEvent: ({ kind }) => {
-        if (kind === 'failure') process.kill(pid, 'SIGKILL');
+      beforeRecovery: async () => {
+        process.kill(pid, 'SIGKILL');
+        await vi.waitFor(() => expect(isGone(pid)).toBe(true), 5000);
       },
     });
     await injectOnce(target, new Random(SEED), { signal: new AbortController().signal });

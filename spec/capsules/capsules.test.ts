@@ -52,6 +52,15 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v1 left', 'd1v0 abandoned', 'd3v0 abandoned', 'd2v0 left'],
   },
+  /** A hang on a console message, while another CPU handled the serial line's interrupt: the line would have been dead. */
+  'console-line.capsule': {
+    findings: [
+      'static-locks: console_lock was held',
+      'interrupt-handlers: CPU 0: the handler of vector 241 was dropped',
+      'interrupt-handlers: interrupt line 4 was being handled',
+    ],
+    cpus: ['d1v0 abandoned', 'd0v1 abandoned', 'd3v0 abandoned', 'd2v0 abandoned'],
+  },
   /** Failstop in `iret`, above what an earlier interrupt left on the stack: that was once taken for the failure's frame. */
   'stale-trap.capsule': {
     findings: ['retry-hypercalls: d2v0: iret was under way'],
@@ -67,6 +76,18 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd2v0 abandoned', 'd3v0 abandoned', 'd0v1 abandoned'],
   },
+  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
+  'after-context-switch.capsule': {
+    findings: [
+      'static-locks: CPU 0 timers was held',
+      'static-locks: CPU 1 timers was held',
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    untouched: ['complete-frames'],
+    cpus: ['d0v0', 'd1v0', 'd2v0']
+      .map((vcpu) => `${vcpu} abandoned`)
+      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
+  },
   /** A failure before an HVM guest's exit handler had copied the guest's position: the guest went on where it had been before. */
   'exit-handler.capsule': {
     findings: ['complete-frames: CPU 1: d3v0 stood after VMRUN', 'rendezvous: CPUs in flush_cpumask: withdrawn'],
@@ -80,27 +101,13 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d3v0 abandoned', 'd1v0 left', 'd0v0 abandoned', 'd2v0 abandoned'],
   },
-  /** Failstop right after a context switch: the stack pointer is at the guest's frame, and the registers are all Xen's. */
-  'after-context-switch.capsule': {
-    findings: [
-      'static-locks: CPU 0 timers was held',
-      'static-locks: CPU 1 timers was held',
-      'in-service-vectors: CPU 0: vectors 104 in service',
-    ],
-    untouched: ['complete-frames'],
-    cpus: ['d0v0', 'd1v0', 'd2v0']
-      .map((vcpu) => `${vcpu} abandoned`)
-      .concat([3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`)),
-  },
   /** Failstop while the timer of an interrupt line in a guest's hands was taken off its heap: it was on none and marked as being on one. */
   'timer-being-removed.capsule': {
     findings: [
       'timers: heap of CPU 0: slot 2 and its timer disagree; built anew',
       'timers: IRQ 10.eoi_timer fell off the heap',
     ],
-    cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 left'].concat(
-      [3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} left`),
-    ),
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 left', ...IDLE],
   },
 };
 

@@ -1,11 +1,10 @@
-/** From a machine's reset to a box that is up, and to a moment at which it can be saved. */
+/** From a machine's reset to a box that is up. */
 import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { NinelivesError } from '../common/errors.js';
 import type { Progress } from '../common/progress.js';
 import type { Machine } from '../machine/machine.js';
 import { consoleLogIn } from '../machine/spec.js';
-import { privilegeLevel } from '../x86/registers.js';
 import type { ReportReader } from './reports.js';
 import type { BoxSpec } from './spec.js';
 
@@ -20,13 +19,6 @@ const POLL_MS = 200;
 const SCAN_EVERY_MS = 1000;
 /** Steps of work that each VM has done when the box counts as up: past everything that only happens at boot. */
 const UP_STEPS = 5;
-const SAFE_MOMENT_LIMIT_MS = 60_000;
-/**
- * Virtual addresses that are Xen's (4.17, xen/arch/x86/include/asm/config.h): the first CPU's interrupt table is in Xen's
- * image, the others' are on its heap. Linux has its own elsewhere.
- */
-const XEN_BEGIN = 0xffff800000000000n;
-const XEN_END = 0xffff880000000000n;
 /** Console text that ends a boot: Xen's and Linux's panics, and what `guest/dom0-init.sh` calls an error. */
 const BOOT_FAILURE = /Panic on CPU|Kernel panic|^ninelives: .*ERROR/m;
 
@@ -78,36 +70,6 @@ export async function awaitUp(
     if (lacking.length === 0) return;
     progress.detail(`waiting for ${lacking.join(', ')}, ${Math.round((now - begin) / 1000)} s`);
   }
-}
-
-/**
- * Freezes the machine at a moment whose state QEMU can load again. QEMU 7.2 refuses a CPU that was saved inside an HVM guest
- * (`cpu_post_load` of target/i386/machine.c takes it for an inconsistent KVM state), and does not save that interrupts are held
- * back around the entry to one. A CPU in `hlt`, or in a PV guest under Xen's interrupt table, is neither.
- * @throws NL_TIMEOUT, the signal's reason
- */
-export async function freezeForSaving(machine: Machine, spec: BoxSpec, signal?: AbortSignal): Promise<void> {
-  const end = performance.now() + SAFE_MOMENT_LIMIT_MS;
-  for (;;) {
-    await machine.freeze();
-    if (spec.accel !== 'tcg' || (await canBeSaved(machine))) return;
-    if (performance.now() > end)
-      throw new NinelivesError('NL_TIMEOUT', 'no moment was found at which the box can be saved', { fix: 'try again' });
-    await machine.resume();
-    // Of changing length, so as not to meet the same phase of the guests' timers each time.
-    await sleep(5 + Math.random() * 25);
-    signal?.throwIfAborted();
-  }
-}
-
-async function canBeSaved(machine: Machine): Promise<boolean> {
-  const registers = await machine.allRegisters();
-  for (const [cpu, { cs }] of registers.entries()) {
-    const { halted, idt } = await machine.hiddenRegisters(cpu);
-    const underXen = idt.base >= XEN_BEGIN && idt.base < XEN_END;
-    if (!underXen || !(halted || privilegeLevel({ cs }) === 3)) return false;
-  }
-  return true;
 }
 
 /** Folder with the sockets and logs of a box's machine. */

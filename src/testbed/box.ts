@@ -10,7 +10,7 @@ import { type Progress, silent } from '../common/progress.js';
 import { Machine, type Restored } from '../machine/machine.js';
 import { consolePathIn, type MachineSpec, networkPathIn } from '../machine/spec.js';
 import { Dom0Agent } from './agent.js';
-import { awaitUp, CONSOLE, consoleText, freezeForSaving, runtimeDirOf, tail } from './boot.js';
+import { awaitUp, CONSOLE, consoleText, runtimeDirOf, tail } from './boot.js';
 import { type BoxFiles, buildImages } from './images.js';
 import { CABLE, cardOf, neighboursOf } from './net/files.js';
 import { newVmState } from './new-vm.js';
@@ -18,6 +18,7 @@ import { awaitAnswers, OutsideHost } from './outside-host.js';
 import { fetchPackages, installPrograms } from './packages.js';
 import { cacheFolder } from './paths.js';
 import { ReportReader, type VmReport } from './reports.js';
+import { freezeForSaving } from './safe-moment.js';
 import { type BoxSpec, checkBoxSpec, SPARE } from './spec.js';
 
 /** How a box is started; what it *is* stands in its spec. */
