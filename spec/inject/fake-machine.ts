@@ -6,9 +6,9 @@ import type { Machine } from '../../src/machine/machine.js';
 import type { RunOneOptions } from '../../src/machine/run-control.js';
 import type { Stop } from '../../src/machine/stop.js';
 import { decode, Mnemonic } from '../../src/x86/decode.js';
-import { ENCODING_ORDER, InterpretedCpu, type InterpretedMemory } from '../../src/x86/interpret/cpu.js';
+import { InterpretedCpu, type InterpretedMemory } from '../../src/x86/interpret/cpu.js';
 import { compile } from '../../src/x86/interpret/instructions.js';
-import type { CpuRegisters } from '../../src/x86/registers.js';
+import { type CpuRegisters, ENCODING_ORDER } from '../../src/x86/registers.js';
 import type { View } from '../../src/x86/view.js';
 import { FakeXen } from '../support/fake-xen.js';
 

@@ -12,8 +12,8 @@ import type { Site } from '../../src/inject/model.js';
 import { siteInXen } from '../../src/inject/triggers/timer.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
-import { ENCODING_ORDER } from '../../src/x86/interpret/cpu.js';
 import { predict } from '../../src/x86/interpret/predict.js';
+import { ENCODING_ORDER } from '../../src/x86/registers.js';
 
 const signal = new AbortController().signal;
 

@@ -2,16 +2,12 @@
  * How much of what it wanted the box got of its host. A box whose threads wait for a processor runs in slow motion, and what is
  * asked of it within some time of the host's clock, it is asked within less of its own.
  */
-import { readdirSync, readFileSync } from 'node:fs';
-
-interface Used {
-  readonly ranMs: number;
-  readonly waitedMs: number;
-}
+import { readdirSync } from 'node:fs';
+import { type ThreadTimes, threadTimes } from '../machine/proc.js';
 
 export class HostShare {
   readonly #pid: () => number;
-  #since: Used;
+  #since: ThreadTimes;
 
   /** @param pid of the box's QEMU */
   constructor(pid: () => number) {
@@ -41,16 +37,14 @@ export class HostShare {
 /** Of less than this nothing can be told, in milliseconds. */
 const LEAST_MS = 200;
 
-/** All threads of a process together (Linux: schedstat, in nanoseconds). */
-function usedBy(pid: number): Used {
+/** All threads of a process together. */
+function usedBy(pid: number): ThreadTimes {
   let ranMs = 0;
   let waitedMs = 0;
   for (const thread of threadsOf(pid)) {
-    try {
-      const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ');
-      ranMs += Number(ran) / 1e6;
-      waitedMs += Number(waited) / 1e6;
-    } catch {} // It has just ended.
+    const times = threadTimes(pid, thread);
+    ranMs += times.ranMs;
+    waitedMs += times.waitedMs;
   }
   return { ranMs, waitedMs };
 }

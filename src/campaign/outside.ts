@@ -1,6 +1,6 @@
 /** What the sender outside the box says about the VMs that answer it. Does nothing for a box without one. */
 import type { OutsideHost } from '../testbed/outside-host.js';
-import { type Interval, judgeNetBench } from '../workload/netbench.js';
+import { DEADLINE_MS, type Interval, judgeNetBench } from '../workload/netbench.js';
 import { allWell, type VmVerdict } from '../workload/verdict.js';
 import { type Mark, pingTable } from './ping-table.js';
 
@@ -13,9 +13,6 @@ export interface OutsideVerdict {
   /** The longest time without an answer around the last failure. */
   readonly outageMs?: number;
 }
-
-/** NetBench's own, for a box that its host does not keep waiting. */
-const DEADLINE_MS = 3000;
 
 export class OutsideWatch {
   readonly #host: OutsideHost | undefined;

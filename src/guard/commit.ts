@@ -2,7 +2,6 @@
 import { unreachable } from '../common/errors.js';
 import type { Machine } from '../machine/machine.js';
 import type { Plan } from '../recover/plan.js';
-import { PAGE_SIZE } from '../x86/address.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { XenMemory } from '../xen/memory.js';
 
@@ -21,7 +20,9 @@ export async function commit(
   for (const edit of plan.edits) {
     switch (edit.kind) {
       case 'memory':
-        writeVirtual(machine, memory, edit.address, edit.after);
+        memory.eachPart(edit.address, edit.after.length, (at, from, to) =>
+          machine.ram.write(at, edit.after.subarray(from, to)),
+        );
         break;
       case 'text':
         await machine.writeText(0, edit.address, edit.after);
@@ -36,13 +37,4 @@ export async function commit(
     }
   }
   return registers;
-}
-
-function writeVirtual(machine: Machine, memory: XenMemory, address: bigint, bytes: Uint8Array): void {
-  for (let done = 0; done < bytes.length; ) {
-    const at = memory.physicalAddress(address + BigInt(done));
-    const chunk = Math.min(bytes.length - done, PAGE_SIZE - (at % PAGE_SIZE));
-    machine.ram.write(at, bytes.subarray(done, done + chunk));
-    done += chunk;
-  }
 }

@@ -2,13 +2,13 @@
  * Watches a box and recovers it every time it fails: breakpoints on Xen's failure paths, QEMU's own stop events, and the
  * hang watchdog. One guard owns the box's run control.
  */
-import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import type { Machine } from '../machine/machine.js';
+import { NEVER_RAN, threadTimes } from '../machine/proc.js';
 import type { Stop } from '../machine/stop.js';
 import { RecordingView, saveCapsule } from '../recover/capsule.js';
 import type { Mechanism } from '../recover/mechanism.js';
@@ -382,15 +382,3 @@ const WARM_UP_PAUSE_MS = 2;
  * seen, so more than that many would never come together; ten failures in a row, or one right after another, are none.
  */
 const STORM = { failures: 20, withinMs: 5000 } as const;
-
-const NEVER_RAN = { ranMs: 0, waitedMs: 0 };
-
-/** Host time that a thread has executed and waited to execute (Linux: schedstat, in nanoseconds). */
-function threadTimes(pid: number, thread: number): { ranMs: number; waitedMs: number } {
-  try {
-    const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ');
-    return { ranMs: Number(ran) / 1e6, waitedMs: Number(waited) / 1e6 };
-  } catch {
-    return NEVER_RAN;
-  }
-}

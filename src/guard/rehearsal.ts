@@ -9,7 +9,6 @@ import { RecordingView } from '../recover/capsule.js';
 import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import { Overlay } from '../recover/overlay.js';
 import type { Plan } from '../recover/plan.js';
-import { PAGE_SIZE, physical } from '../x86/address.js';
 import type { View } from '../x86/view.js';
 import { listDomains, type Vcpu } from '../xen/domains.js';
 import { FrameWords, pageInfo } from '../xen/frames.js';
@@ -200,11 +199,6 @@ class Damage {
   #write(address: bigint, size: 1 | 2 | 4 | 8, value: bigint | number): void {
     const bytes = Buffer.alloc(8);
     bytes.writeBigUInt64LE(BigInt.asUintN(64, BigInt(value)));
-    for (let n = 0; n < size; n++) {
-      const at = this.#xen.memory.physicalAddress(address + BigInt(n));
-      const inPage = Math.min(size - n, PAGE_SIZE - (at % PAGE_SIZE));
-      this.#view.write(physical(at), bytes.subarray(n, n + inPage));
-      n += inPage - 1;
-    }
+    this.#xen.memory.eachPart(address, size, (at, from, to) => this.#view.write(at, bytes.subarray(from, to)));
   }
 }

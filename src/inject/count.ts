@@ -8,10 +8,8 @@
 
 import type { Stop } from '../machine/stop.js';
 import { decode } from '../x86/decode.js';
-import { ENCODING_ORDER } from '../x86/interpret/cpu.js';
 import { type CodeCache, type Prediction, predict } from '../x86/interpret/predict.js';
-import type { CpuRegisters } from '../x86/registers.js';
-import { privilegeLevel } from '../x86/registers.js';
+import { type CpuRegisters, ENCODING_ORDER, privilegeLevel } from '../x86/registers.js';
 import { onStack } from '../xen/stack.js';
 import type { Control } from './control.js';
 import { type Entries, entriesOf, preludeOf } from './entries.js';

@@ -19,6 +19,25 @@ export function isGone(pid: number): boolean {
   }
 }
 
+/** Host time of a thread, in milliseconds. */
+export interface ThreadTimes {
+  readonly ranMs: number;
+  /** It could have run, and had no processor. */
+  readonly waitedMs: number;
+}
+
+export const NEVER_RAN: ThreadTimes = { ranMs: 0, waitedMs: 0 };
+
+/** How long a thread has executed and waited to execute (Linux: schedstat, in nanoseconds); nothing for one that is gone. */
+export function threadTimes(pid: number, thread: number | string): ThreadTimes {
+  try {
+    const [ran, waited] = readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ');
+    return { ranMs: Number(ran) / 1e6, waitedMs: Number(waited) / 1e6 };
+  } catch {
+    return NEVER_RAN;
+  }
+}
+
 /** The process that a thread belongs to; `undefined` when the thread is not on this host. */
 export function processOf(threadId: number): number | undefined {
   try {

@@ -1,5 +1,5 @@
 /** How steps write a plan: every change goes to the overlay and is appended, with its step and reason. */
-import { PAGE_SIZE, virtual } from '../x86/address.js';
+import { virtual } from '../x86/address.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import type { XenObject } from '../xen/object.js';
@@ -66,12 +66,9 @@ export class PlanBuilder {
   writeBytes(address: bigint, after: Uint8Array, reason: string): boolean {
     const before = this.xen.memory.bytes(address, after.length);
     if (before.every((byte, i) => byte === after[i])) return false;
-    for (let done = 0; done < after.length; ) {
-      const at = this.xen.memory.physicalAddress(address + BigInt(done));
-      const chunk = Math.min(after.length - done, PAGE_SIZE - (at % PAGE_SIZE));
-      this.#overlay.write(at, after.subarray(done, done + chunk));
-      done += chunk;
-    }
+    this.xen.memory.eachPart(address, after.length, (at, from, to) =>
+      this.#overlay.write(at, after.subarray(from, to)),
+    );
     this.#edits.push({ kind: 'memory', step: this.#step, reason, address: virtual(address), before, after });
     return true;
   }

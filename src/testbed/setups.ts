@@ -13,15 +13,6 @@ export interface SetupOptions {
   readonly memoryMiB?: number;
 }
 
-/** One line on each setup, for people. */
-export const SETUPS: Readonly<Record<SetupName, string>> = {
-  default: 'three AppVMs with work on files, not pinned',
-  '1appvm-blkbench': 'one AppVM with BlkBench, one vCPU for each VM, pinned',
-  '1appvm-unixbench': 'one AppVM with a UnixBench-like load, one vCPU for each VM, pinned',
-  '3appvm': 'a UnixBench-like load and NetBench, pinned; a third AppVM with BlkBench after the recovery',
-  crowded: 'more vCPUs than CPUs, not pinned, guests with up to four vCPUs',
-};
-
 /**
  * The machine of NiLiHype's evaluation: dom0 and each AppVM have one vCPU, each on a CPU of its own. The new VM has BlkBench.
  * dom0's own work is only a sign of life.

@@ -4,7 +4,7 @@
  * frozen in the middle of it. Pure: reads and writes go through what the caller gives.
  */
 import { Code, decode, type Instruction, Mnemonic, OpKind, Register } from './decode.js';
-import { GENERAL_REGISTERS } from './registers.js';
+import { ENCODING_ORDER, type GENERAL_REGISTERS } from './registers.js';
 
 type GeneralRegister = (typeof GENERAL_REGISTERS)[number];
 
@@ -153,20 +153,7 @@ function memorySize(raw: Instruction['raw']): number {
 const registerSize = (register: Register): number => (register >= Register.RAX && register <= Register.R15 ? 8 : 4);
 
 function registerName(register: Register): GeneralRegister | undefined {
-  if (register >= Register.RAX && register <= Register.R15) return ORDER[register - Register.RAX];
-  if (register >= Register.EAX && register <= Register.R15D) return ORDER[register - Register.EAX];
+  if (register >= Register.RAX && register <= Register.R15) return ENCODING_ORDER[register - Register.RAX];
+  if (register >= Register.EAX && register <= Register.R15D) return ENCODING_ORDER[register - Register.EAX];
   return undefined;
 }
-
-/** The encoding order of x86: rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, ... */
-const ORDER: readonly GeneralRegister[] = [
-  'rax',
-  'rcx',
-  'rdx',
-  'rbx',
-  'rsp',
-  'rbp',
-  'rsi',
-  'rdi',
-  ...GENERAL_REGISTERS.slice(8),
-];

@@ -57,6 +57,12 @@ export const GENERAL_REGISTERS = [
   'r15',
 ] as const satisfies readonly RegisterName[];
 
+/** The same in the order in which x86 encodes them in instructions. */
+export const ENCODING_ORDER = [
+  ...(['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'] as const),
+  ...(['r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15'] as const),
+] as const satisfies readonly RegisterName[];
+
 export const RFLAGS = { CF: 1, PF: 1 << 2, ZF: 1 << 6, SF: 1 << 7, TF: 1 << 8, IF: 1 << 9, DF: 1 << 10 } as const;
 
 /** Current privilege level: 0 is the hypervisor (or an HVM guest's kernel), 3 a PV guest. */

@@ -115,6 +115,19 @@ export class XenMemory {
     return frame < 0 ? undefined : this.view.glance(frame);
   }
 
+  /**
+   * Calls `act` with each part of a range that lies in one page: its physical address, and where in the range it begins and ends.
+   * @throws NL_UNMAPPED where the range is not mapped; the parts before have been acted on then
+   */
+  eachPart(address: bigint, length: number, act: (at: PhysicalAddress, from: number, to: number) => void): void {
+    for (let from = 0; from < length; ) {
+      const at = this.physicalAddress(address + BigInt(from));
+      const to = Math.min(length, from + PAGE_SIZE - (at % PAGE_SIZE));
+      act(at, from, to);
+      from = to;
+    }
+  }
+
   /** A copy of `length` bytes; may span pages. */
   bytes(address: bigint, length: number): Uint8Array {
     const out = new Uint8Array(length);

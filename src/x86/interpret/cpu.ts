@@ -1,25 +1,5 @@
 /** The state that the interpreter changes: general registers, flags, and memory as a copy that nobody else sees. */
-import { type CpuRegisters, RFLAGS } from '../registers.js';
-
-/** The general registers in the encoding order of x86. */
-export const ENCODING_ORDER = [
-  'rax',
-  'rcx',
-  'rdx',
-  'rbx',
-  'rsp',
-  'rbp',
-  'rsi',
-  'rdi',
-  'r8',
-  'r9',
-  'r10',
-  'r11',
-  'r12',
-  'r13',
-  'r14',
-  'r15',
-] as const;
+import { type CpuRegisters, ENCODING_ORDER, RFLAGS } from '../registers.js';
 
 export const RAX = 0;
 export const RCX = 1;
