@@ -6,8 +6,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { beginCampaign } from '../../src/campaign/campaign.js';
 import { RunLog } from '../../src/campaign/log.js';
 import type { RunRecord } from '../../src/campaign/record.js';
-import { run } from '../../src/cli/program.js';
 import { quiet, record } from '../campaign/records.js';
+import { ninelives } from './ninelives.js';
 
 const FILE = `name: test
 runs: 6
@@ -40,19 +40,6 @@ function make(name: string, records: readonly RunRecord[]): string {
   using log = RunLog.open(join(folder, 'runs.ndjson'));
   for (const one of records) log.append(one);
   return folder;
-}
-
-async function ninelives(...argv: string[]) {
-  let stdout = '';
-  let stderr = '';
-  const status = await run(argv, {
-    stdout: { write: (text) => (stdout += text) },
-    stderr: { write: (text) => (stderr += text) },
-    environment: {},
-    version: '1.2.3',
-    interrupts: () => ({ signal: new AbortController().signal, [Symbol.dispose]() {} }),
-  });
-  return { status, stdout, stderr };
 }
 
 const json = async (...argv: string[]): Promise<Record<string, unknown>> =>

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
-import { run } from '../../src/cli/program.js';
 import { GOOD, generatedCampaign } from '../report/campaigns/generated.js';
+import { ninelives } from './ninelives.js';
 
 let folder = '';
 let campaign = '';
@@ -20,18 +20,6 @@ beforeAll(() => {
   writeFileSync(join(campaign, 'runs.ndjson'), records.map((record) => `${JSON.stringify(record)}\n`).join(''));
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
-
-async function ninelives(...argv: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
-  let [stdout, stderr] = ['', ''];
-  const status = await run(argv, {
-    stdout: { write: (text) => (stdout += text) },
-    stderr: { write: (text) => (stderr += text) },
-    environment: {},
-    version: '1.2.3',
-    interrupts: () => ({ signal: new AbortController().signal, [Symbol.dispose]() {} }),
-  });
-  return { status, stdout, stderr };
-}
 
 describe('ninelives report', () => {
   it.each(['-o', '--out'])('writes a page to %s, with links to the evidence beside it', async (option) => {
