@@ -1,7 +1,14 @@
 /** The count of instructions in Xen, on a machine that executes and can be watched. */
 import { beforeEach, describe, expect, it } from 'vitest';
 import { Control } from '../../src/inject/control.js';
-import { type Count, countInStay, countInXen, lastFirstVisit, noEffort } from '../../src/inject/count.js';
+import {
+  type Count,
+  countInStay,
+  countInXen,
+  countWhileBusy,
+  lastFirstVisit,
+  noEffort,
+} from '../../src/inject/count.js';
 import type { Site } from '../../src/inject/model.js';
 import { siteOf } from '../../src/inject/site.js';
 import type { View } from '../../src/x86/view.js';
@@ -128,6 +135,23 @@ describe('counting in Xen', () => {
     fake.setHandler(CPU, 0xfa, [0x90, 0x48, 0x83, 0xc4, 0x08, ...IRETQ]);
     expect(await count(site, 20)).toMatchObject({ kind: 'reached', exact: true });
     expect(fake.executed[CPU]).toHaveLength(20);
+  });
+
+  it('leaves a CPU that sleeps on, and tells how far it came', async () => {
+    const site = await at([0x90, 0xf4, ...LOOP], { rcx: 500n });
+    const begin = performance.now();
+    const result = await countWhileBusy(site, { instructions: 100, deadline: soon(), waitUntil: begin + 30 });
+    expect(result).toEqual({ kind: 'left', done: 2 });
+    expect(performance.now() - begin).toBeGreaterThan(30);
+  });
+
+  it('does not leave a CPU that is busy', async () => {
+    const reached = countWhileBusy(await at(LOOP, { rcx: 500n }), {
+      instructions: 400,
+      deadline: soon(),
+      waitUntil: 0,
+    });
+    expect(await reached).toMatchObject({ kind: 'reached', steps: 400 });
   });
 
   it('says so when its time is over', async () => {

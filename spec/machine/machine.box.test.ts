@@ -229,6 +229,25 @@ describe('snapshots', () => {
   });
 });
 
+describe('a snapshot of a machine that stands at a breakpoint', () => {
+  it('can be restored as any other', async () => {
+    const machine = await Machine.start(spec);
+    try {
+      await boot(machine);
+      await machine.setBreakpoints([GUEST.jump]);
+      await machine.resume();
+      expect(await machine.waitForStop(3000)).toMatchObject({ kind: 'breakpoint' });
+      const dir = folder.file('at-breakpoint');
+      await machine.saveSnapshot(dir);
+      expect(await machine.restoreSnapshot(dir)).toMatchObject({ kind: 'restored' });
+      expect((await machine.registers(0)).rip).toBe(BigInt(GUEST.jump));
+      await countOn(machine);
+    } finally {
+      await machine.end();
+    }
+  });
+});
+
 describe('the end', () => {
   it('is told to every waiter when QEMU is killed, and leaves nothing behind', async () => {
     const machine = await Machine.start(spec);

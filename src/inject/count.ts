@@ -24,6 +24,8 @@ export interface Count {
   readonly counts?: (rip: bigint) => boolean;
   /** End when the CPU leaves Xen, instead of waiting for it to come again. */
   readonly stays?: 'one' | 'all';
+  /** performance.now() from which the CPU is not waited for any more once it is out of Xen; default the deadline. */
+  readonly waitUntil?: number;
 }
 
 /** The CPU left Xen before it had executed that many instructions. */
@@ -51,6 +53,12 @@ export async function countInXen(site: Site, count: Count, effort = noEffort()):
   const result = await countWhile(site, { ...count, stays: 'all' }, effort);
   return result.kind === 'left' ? { kind: 'not-reached', why: 'the CPU left Xen' } : result;
 }
+
+/** The same, but a CPU that is out of Xen after `waitUntil` is left, and it is told how far it came. */
+export const countWhileBusy = (
+  site: Site,
+  count: Count & { readonly waitUntil: number },
+): Promise<Reached | NotReached | Left> => countWhile(site, { ...count, stays: 'all' }, noEffort());
 
 /** The same within one stay of the CPU in Xen. */
 export const countInStay = (site: Site, count: Count): Promise<Reached | NotReached | Left> =>
@@ -115,7 +123,8 @@ class Counter {
       if (performance.now() > deadline) return this.#notReached('its time was over');
       if (this.#halted || !this.#isInXen()) {
         if (await this.#leftStub()) continue;
-        if (this.#count.stays === 'one') return { kind: 'left', done: this.#done };
+        if (this.#count.stays === 'one' || performance.now() > (this.#count.waitUntil ?? deadline))
+          return { kind: 'left', done: this.#done };
         await this.#waitForXen();
       } else if (this.#isAtHalt()) this.#halt();
       else await this.#advance();

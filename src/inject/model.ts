@@ -96,7 +96,7 @@ export interface FaultModel<S extends z.ZodType = z.ZodType> {
 export interface Reached {
   readonly kind: 'reached';
   readonly site: Site;
-  /** Instructions executed in Xen by that CPU since the trigger's timer went off. */
+  /** Instructions executed in Xen since the trigger's timer went off: by that CPU, and by those that handed over to it. */
   readonly steps: number;
   /** Whether the number of steps is certain. */
   readonly exact: boolean;

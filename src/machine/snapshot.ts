@@ -140,7 +140,27 @@ async function saveDevices(qmp: Qmp, path: string): Promise<void> {
   await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
   await qmp.execute('migrate', { uri: `exec:cat > ${shellQuote(path)}` });
   await awaitMigration(qmp, 'saving the snapshot');
+  forgetBreakpoint(path);
   await reclaimDrives(qmp);
+}
+
+/** QEMU's run state in its migration stream: length with the final zero, most significant byte first, and name. */
+const RUN_STATE_SECTION = 'globalstate';
+const RUN_STATE_WITHIN = 32;
+const AT_BREAKPOINT = Buffer.from('\0\0\0\x06debug\0\0', 'latin1');
+const PAUSED = Buffer.from('\0\0\0\x07paused\0', 'latin1');
+
+/**
+ * A machine that stands at a breakpoint is saved with the run state `debug`, and QEMU 7.2 ends itself when it loads that ("invalid
+ * runstate transition: 'inmigrate' -> 'debug'"). Only by executing could it come out of that state before it is saved.
+ */
+function forgetBreakpoint(path: string): void {
+  const stream = readFileSync(path);
+  const section = stream.indexOf(RUN_STATE_SECTION, 0, 'latin1');
+  const state = section < 0 ? -1 : stream.indexOf(AT_BREAKPOINT, section);
+  if (state < 0 || state > section + RUN_STATE_WITHIN) return;
+  PAUSED.copy(stream, state);
+  writeFileSync(path, stream);
 }
 
 export async function ignoreSharedRam(qmp: Qmp): Promise<void> {

@@ -41,6 +41,12 @@ describe('interrupt-handlers', () => {
     expect(sent(planWith(fake, interruptHandlers))).toEqual([]);
   });
 
+  it('sends nothing for a system call that a guest made by an interrupt instruction', () => {
+    inHandler();
+    fake.setFrame(0, { entry_vector: 0x80, cs: 0xe033 });
+    expect(sent(planWith(fake, interruptHandlers))).toEqual([]);
+  });
+
   it('frees a line that was being handled, and leaves its other marks', () => {
     inHandler();
     const second = lines + BigInt(fake.profile.struct('irq_desc').size);

@@ -16,7 +16,8 @@ import type { Step, StepContext } from '../step.js';
 const IRQ_INPROGRESS = 1;
 /** Vectors below are exceptions. */
 const FIRST_INTERRUPT = 0x20;
-const NEVER_REPEATED = ['SPURIOUS_APIC_VECTOR', 'ERROR_APIC_VECTOR'] as const;
+/** The last one is no interrupt but a guest's own `int 0x80`. */
+const NEVER_REPEATED = ['SPURIOUS_APIC_VECTOR', 'ERROR_APIC_VECTOR', 'LEGACY_SYSCALL_VECTOR'] as const;
 const LINES_LIMIT = 4096;
 const INTERRUPT_ENTRY = 'common_interrupt';
 
