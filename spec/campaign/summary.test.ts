@@ -53,6 +53,16 @@ describe('a comparison', () => {
     expect(success.p).toBeCloseTo(0.0125, 4);
   });
 
+  it('tells how far the same experiment went the same way twice', () => {
+    const point = (at: string) => ({ cpu: 1, vcpu: 'd0v0', at, backtrace: [], steps: 3, what: 'rip := 0' });
+    const a = [record(0, { point: point('a') }), record(1, { point: point('a') }), quiet(2), record(3)];
+    const b = [record(0, { point: point('a') }), record(1, { point: point('b'), end: 'one-vm' }), quiet(2)];
+    const { repetition } = compareRecords([...a, record(4, { outcome: 'infra' })], [...b, record(4), record(9)]);
+    expect(repetition).toMatchObject({ runs: 3, samePoint: { count: 2, of: 3 }, sameOutcome: { count: 2, of: 3 } });
+    const other = record(0, { planned: { ...record(0).planned, triggerChoice: { delayMs: 7 } } });
+    expect(compareRecords(a, [other]).repetition).toBeNull();
+  });
+
   it('says nothing of rates that one of the two does not have', () => {
     const { rates } = compareRecords([record(0)], [quiet(0)]);
     expect(rates.find(({ name }) => name === 'success')).toMatchObject({ difference: null, p: null });

@@ -28,6 +28,10 @@ const boxSchema = z.strictObject({
   guests: z.enum(['pv', 'pvh', 'mixed']).optional().describe("kind of the AppVMs; default: the setup's"),
   cpus: z.int().min(1).max(16).optional().describe("processors of the box; default: the setup's"),
   memory: size("memory of the box, 1G to 16G; default: the setup's").optional(),
+  clock: z
+    .enum(['host', 'instructions'])
+    .default('host')
+    .describe('what the clock of the box follows; with instructions its CPUs take turns and runs repeat more often'),
   xen: z.string().optional().describe("start of Debian's version of Xen, as in 4.17.5; default: apt's candidate"),
 });
 

@@ -36,6 +36,11 @@ export interface BoxOptions {
 }
 
 const AGENT = 'agent';
+/**
+ * Each instruction takes 2 ns of the box's time. With `sleep=off` idle time is skipped (QEMU 7.2's manual has it the other way round).
+ * The clock of the day begins with a date of its own.
+ */
+const INSTRUCTION_CLOCK = ['-icount', 'shift=1,sleep=off', '-rtc', 'base=2026-01-01,clock=vm'] as const;
 const POLL_MS = 50;
 /** A VM that shows no progress for this long is looked for anew: its page may have moved. */
 const STALE_MS = 1500;
@@ -191,6 +196,7 @@ export function machineSpecOf(spec: BoxSpec, files: BoxFiles, options: BoxOption
     memoryMiB: spec.memoryMiB,
     args: [
       // A generic CPU with AMD's virtualisation: TCG emulates that one, nested paging included.
+      ...(spec.clock === 'instructions' ? INSTRUCTION_CLOCK : []),
       ...['-cpu', spec.accel === 'kvm' ? 'host' : 'qemu64,+svm,+npt'],
       ...['-kernel', files.xen, '-append', xen.join(' ')],
       ...['-initrd', `${escapeComma(files.kernel)} ${dom0},${escapeComma(files.initramfs)}`],
@@ -308,12 +314,16 @@ async function endOnError<T>(machine: Machine, act: () => Promise<T>): Promise<T
 
 /** One folder for each choice of a user: a snapshot that does not fit any more is replaced, not kept beside the new one. */
 export function snapshotFolder(spec: BoxSpec, files: Pick<BoxFiles, 'xenVersion'>, cache: string): string {
-  const { name, cpus, memoryMiB, accel, dom0, guests, newVm, pinning } = spec;
+  const { name, cpus, memoryMiB, accel, clock, dom0, guests, newVm, pinning } = spec;
   const vms = createHash('sha256')
     .update(JSON.stringify([dom0, guests, newVm, pinning]))
     .digest('hex')
     .slice(0, 8);
-  return join(cache, 'snapshots', `${name}-${cpus}cpu-${memoryMiB}M-${accel}-${vms}-xen${files.xenVersion}`);
+  return join(
+    cache,
+    'snapshots',
+    `${name}-${cpus}cpu-${memoryMiB}M-${accel}${clock === 'host' ? '' : `-${clock}`}-${vms}-xen${files.xenVersion}`,
+  );
 }
 
 function framesOf(extra: Readonly<Record<string, unknown>>): number[] {

@@ -11,6 +11,8 @@ export interface SetupOptions {
   readonly cpus?: number;
   /** Default 8192 as published, 2048 for `default` and `crowded`. */
   readonly memoryMiB?: number;
+  /** Default `host`. */
+  readonly clock?: BoxSpec['clock'];
 }
 
 /**
@@ -21,6 +23,10 @@ const PUBLISHED_DOM0: Dom0Spec = { vcpus: 1, memoryMiB: 512, work: 'light' };
 
 /** What is asked of the box is checked by `checkBoxSpec` when it is opened. */
 export function setupSpec(setup: SetupName, options: SetupOptions = {}): BoxSpec {
+  return { ...setupOf(setup, options), clock: options.clock ?? DEFAULT_BOX.clock };
+}
+
+function setupOf(setup: SetupName, options: SetupOptions): Omit<BoxSpec, 'clock'> {
   switch (setup) {
     case 'default':
       return {
@@ -40,7 +46,7 @@ export function setupSpec(setup: SetupName, options: SetupOptions = {}): BoxSpec
   }
 }
 
-function published(setup: SetupName, works: readonly GuestWork[], options: SetupOptions): BoxSpec {
+function published(setup: SetupName, works: readonly GuestWork[], options: SetupOptions): Omit<BoxSpec, 'clock'> {
   const { guests = 'pv', cpus = 8, memoryMiB = 8192 } = options;
   const vms = works.map((work, i) => appVm(`app${i + 1}`, 1, work));
   return {
@@ -56,7 +62,7 @@ function published(setup: SetupName, works: readonly GuestWork[], options: Setup
 }
 
 /** 13 vCPUs; on its default of four CPUs each has to share. */
-function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions): BoxSpec {
+function crowded({ guests = 'mixed', cpus = 4, memoryMiB = 2048 }: SetupOptions): Omit<BoxSpec, 'clock'> {
   const vms = [
     appVm('app1', 4, 'unixbench'),
     appVm('app2', 2, 'files'),

@@ -47,6 +47,11 @@ export interface BoxSpec {
   /** AppVMs that are created at boot. */
   readonly guests: readonly GuestSpec[];
   readonly newVm: NewVmWork;
+  /**
+   * What the box's clock follows. `host`: time on the host, its CPUs run in parallel. `instructions`: the number of instructions
+   * executed, its CPUs take turns on one thread, and idle time is skipped (QEMU's `-icount`): the same box does the same again.
+   */
+  readonly clock: 'host' | 'instructions';
   /** Whether vCPUs may run on any CPU (as Xen does by default) or each has one of its own, dom0's first. */
   readonly pinning: 'none' | 'one-cpu-each';
 }
@@ -68,6 +73,7 @@ export const DEFAULT_BOX: BoxSpec = {
   dom0: DEFAULT_DOM0,
   guests: DEFAULT_GUESTS,
   newVm: 'mix',
+  clock: 'host',
   pinning: 'none',
 };
 
@@ -93,6 +99,13 @@ export function checkBoxSpec(spec: BoxSpec): void {
   const { dom0 } = spec;
   if (!whole(dom0.vcpus, 1, 8)) refuse(`dom0 cannot have ${dom0.vcpus} vCPUs`, 'choose 1 to 8');
   if (!whole(dom0.memoryMiB, 256, 4096)) refuse(`dom0 cannot have ${dom0.memoryMiB} MiB`, 'choose 256 to 4096');
+  if (spec.clock === 'instructions' && spec.accel !== 'tcg')
+    refuse('only an emulated box can have a clock that follows instructions', 'choose the clock "host"');
+  if (spec.clock === 'instructions' && spec.guests.some(({ work }) => work === 'netbench'))
+    refuse(
+      'a sender outside the box keeps the host\'s time, the clock "instructions" does not',
+      'choose a setup without NetBench, or the clock "host"',
+    );
   if (spec.guests.length === 0) refuse('a box without an AppVM shows nothing', 'give it at least one guest');
   const names = new Set<string>(['dom0', SPARE.name]);
   for (const guest of spec.guests) {

@@ -1,5 +1,11 @@
 /** `ninelives campaign compare`: is one campaign's recovery better than another's, and could that be chance? */
-import { type ComparedRate, type Comparison, compareRecords, type RateComparison } from '../../campaign/compare.js';
+import {
+  type ComparedRate,
+  type Comparison,
+  compareRecords,
+  type RateComparison,
+  type Repetition,
+} from '../../campaign/compare.js';
 import { type Campaign, readCampaign } from '../../campaign/folder.js';
 import type { RunRecord } from '../../campaign/record.js';
 import type { Rate, Times } from '../../campaign/summary.js';
@@ -19,7 +25,13 @@ export const campaignCompare: Command = {
     const [a = '', b = ''] = typed.positional;
     const comparison = compareRecords(recordsOf(a), recordsOf(b));
     if (json)
-      printJson({ a, b, rates: comparison.rates, latencyMs: { a: comparison.a.latencyMs, b: comparison.b.latencyMs } });
+      printJson({
+        a,
+        b,
+        rates: comparison.rates,
+        repetition: comparison.repetition,
+        latencyMs: { a: comparison.a.latencyMs, b: comparison.b.latencyMs },
+      });
     else print(lines(comparison, [a, b], paint));
     return EXIT.ok;
   },
@@ -49,7 +61,7 @@ const NAMES: Readonly<Record<ComparedRate, string>> = {
   notManifested: 'not manifested',
 };
 
-function lines({ a, b, rates }: Comparison, names: readonly [string, string], p: Paint): string[] {
+function lines({ a, b, rates, repetition }: Comparison, names: readonly [string, string], p: Paint): string[] {
   const rows = rates.filter(({ a: x, b: y }) => x.of + y.of > 0).map((rate) => rateRow(rate));
   const columns = [
     { title: '' },
@@ -66,6 +78,7 @@ function lines({ a, b, rates }: Comparison, names: readonly [string, string], p:
     ...table(columns, rows, p),
     '',
     `latency  A ${timesText(a.latencyMs)}; B ${timesText(b.latencyMs)}`,
+    ...(repetition === null ? [] : [repetitionText(repetition)]),
     p.dim(
       'interval: Newcombe, method 10; p: Fisher, exact, two-sided. Rates of the detected, and of the faults from "detected" on.',
     ),
@@ -83,6 +96,9 @@ function rateRow({ name, a, b, difference, p }: RateComparison): string[] {
     p === null ? '' : p < 0.0001 ? '< 0.0001' : p.toFixed(4),
   ];
 }
+
+const repetitionText = ({ runs, samePoint, sameOutcome }: Repetition): string =>
+  `the same experiment twice, ${runs} runs: at the same point ${share(samePoint)}, with the same outcome ${share(sameOutcome)}`;
 
 const share = ({ count, of, share: part }: Rate): string =>
   `${count}/${of}${part === null ? '' : ` = ${(part * 100).toFixed(1)} %`}`;
