@@ -16,7 +16,7 @@ import { beginCampaign, type CampaignEvent, continueCampaign, type Overrides } f
 import { fileIn, lockIn, logIn, metaIn, readCampaign, runFolder, type Versions } from '../../src/campaign/folder.js';
 import { lockFolder } from '../../src/campaign/lock.js';
 import { mergeCampaigns } from '../../src/campaign/merge.js';
-import { runName } from '../../src/campaign/plan.js';
+import { runName, withoutOf } from '../../src/campaign/plan.js';
 import type { RunRecord } from '../../src/campaign/record.js';
 import type { RunOrder } from '../../src/campaign/run-record.js';
 import type { WorkerLink } from '../../src/campaign/spawn.js';
@@ -216,6 +216,20 @@ describe('a campaign', () => {
     const [a, b, c] = readCampaign(dir).records;
     expect(a!.planned).toEqual(b!.planned);
     expect(a!.planned).not.toEqual(c!.planned);
+  });
+
+  it('lets a variant add steps to the one before it', () => {
+    const rows = ['{name: threads, adds: []}', '{name: locks, adds: [static-locks]}', '{name: all, without: []}'];
+    begin({ runs: 1 }, `${FILE}variants:\n${rows.map((row) => `  - ${row}\n`).join('')}`);
+    const { file } = readCampaign(dir);
+    const left = rows.map((_, variant) => withoutOf(file, variant));
+    expect([left[0]!.has('static-locks'), left[0]!.has('place-cpus'), left[0]!.has('timers')]).toEqual([
+      true,
+      false,
+      true,
+    ]);
+    expect(left[1]).toEqual(new Set([...left[0]!].filter((step) => step !== 'static-locks')));
+    expect(left[2]).toEqual(new Set());
   });
 
   it('removes the oldest evidence above its limit, says so, and keeps the records', async () => {

@@ -70,7 +70,11 @@ export const campaignFileSchema = z.strictObject({
     .array(
       z.strictObject({
         name: z.string().min(1).describe('name of the variant, for tables'),
-        without: z.array(z.string()).describe('steps of the mechanism that this variant leaves out'),
+        without: z.array(z.string()).optional().describe('steps of the mechanism that this variant leaves out'),
+        adds: z
+          .array(z.string())
+          .optional()
+          .describe('all that this variant has are these steps, and those of the variants before it that have "adds"'),
       }),
     )
     .min(1)
@@ -90,6 +94,8 @@ export const campaignFileSchema = z.strictObject({
 
 /** A campaign file, checked, with all defaults filled in. Sizes are in MiB. */
 export type CampaignFile = z.output<typeof campaignFileSchema>;
+
+type Variant = NonNullable<CampaignFile['variants']>[number];
 
 /** What the schema alone does not say. Path into the file, and what is wrong there. */
 export interface Objection {
@@ -119,8 +125,12 @@ export function objectionsTo(file: CampaignFile, steps: (mechanism: string) => r
       if (!known.includes(name))
         object([...path, index], `${file.mechanism.name} has no step "${name}"; it has ${known.join(', ')}`);
   };
+  const checkVariant = (path: Objection['path'], { without, adds }: Variant) => {
+    if ((without === undefined) === (adds === undefined)) object(path, 'a variant has either "without" or "adds"');
+    check([...path, 'without'], without ?? []);
+    check([...path, 'adds'], adds ?? []);
+  };
   check(['mechanism', 'without'], file.mechanism.without);
-  for (const [index, variant] of (file.variants ?? []).entries())
-    check(['variants', index, 'without'], variant.without);
+  for (const [index, variant] of (file.variants ?? []).entries()) checkVariant(['variants', index], variant);
   return found;
 }

@@ -4,6 +4,10 @@ import { NinelivesError } from '../common/errors.js';
 import { Random } from '../common/random.js';
 import { type Planned, planInjection } from '../inject/index.js';
 import type { CampaignFile } from './file.js';
+import { stepsOf } from './mechanisms.js';
+
+/** Discards the threads; nothing is a recovery without it. */
+const INDISPENSABLE = 'place-cpus';
 
 /** Which run of a campaign. `variant` only where the campaign has variants. */
 export interface RunId {
@@ -42,8 +46,16 @@ export function runsOf(file: CampaignFile, shard: Shard = { index: 1, count: 1 }
 
 /** Steps that a run leaves out: those of its mechanism and of its variant. */
 export function withoutOf(file: CampaignFile, variant: number | undefined): ReadonlySet<string> {
-  const own = variant === undefined ? [] : (file.variants?.[variant]?.without ?? []);
-  return new Set([...file.mechanism.without, ...own]);
+  return new Set([...file.mechanism.without, ...leftOutBy(file, variant)]);
+}
+
+function leftOutBy({ variants = [], mechanism }: CampaignFile, index: number | undefined): readonly string[] {
+  const variant = index === undefined ? undefined : variants[index];
+  if (index === undefined || variant === undefined) return [];
+  if (variant.adds === undefined) return variant.without ?? [];
+  const begin = variants.findLastIndex(({ adds }, n) => n < index && adds === undefined) + 1;
+  const kept = new Set(variants.slice(begin, index + 1).flatMap(({ adds = [] }) => adds));
+  return stepsOf(mechanism.name).filter((step) => !kept.has(step) && step !== INDISPENSABLE);
 }
 
 /** A digest of all that makes runs comparable: the choices of each, the box, the mechanism, the limits. Not the evidence kept. */

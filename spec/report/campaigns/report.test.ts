@@ -117,12 +117,13 @@ describe('a report', () => {
 
   it('compares the variants of a campaign with the published increments', () => {
     const variants = [
-      { name: 'discard threads', without: ['locks'] },
+      { name: 'discard threads', adds: [] },
+      { name: 'release locks', adds: ['locks'] },
       { name: 'all', without: [] },
     ];
-    const records = failstop.records.map((record, index) => ({ ...record, variant: index % 2 }));
+    const records = failstop.records.map((record, index) => ({ ...record, variant: index % 3 }));
     const text = plainText(campaignReport(input({ ...failstop, file: { ...failstop.file, variants }, records })));
-    expect(text).toMatch(/ours +discard threads +locks/);
+    expect(text).toMatch(/ours +release locks +\+ locks/);
     expect(text).toMatch(/NiLiHype, published +discard all threads/);
   });
 });

@@ -199,6 +199,14 @@ function manifestedTable(comparable: Comparable): Block {
   };
 }
 
+type Variant = NonNullable<Series['campaign']['file']['variants']>[number];
+
+/** `all`, `all but text`, or `+ text, timers` of a variant that adds to the one before it. */
+function stepsText(variant: Variant | undefined): string {
+  if (variant?.adds !== undefined) return `+ ${variant.adds.join(', ')}`;
+  return variant?.without?.length ? `all but ${variant.without.join(', ')}` : 'all';
+}
+
 /** The published increments, beside ours where a campaign has variants of the mechanism. */
 function increments(series: readonly Series[]): Block[] {
   const ours = series.filter(({ campaign }) => campaign.file.variants !== undefined);
@@ -212,7 +220,7 @@ function increments(series: readonly Series[]): Block[] {
       columns: [
         { title: 'system' },
         { title: 'variant' },
-        { title: 'steps left out' },
+        { title: 'steps' },
         right('failures'),
         right('success [95 %]'),
       ],
@@ -225,7 +233,7 @@ function increments(series: readonly Series[]): Block[] {
             cells: [
               'ours',
               variant?.name ?? one.name,
-              variant?.without.join(', ') || 'none',
+              stepsText(variant),
               ofText(rates.success),
               rateText(rates.success),
             ],
