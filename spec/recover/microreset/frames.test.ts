@@ -9,6 +9,7 @@ import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
 import { readEntryFacts } from '../../../src/xen/entry.js';
 import { pageInfo } from '../../../src/xen/frames.js';
+import { guestInDirectMap } from '../../../src/xen/guest-memory.js';
 import type { Xen } from '../../../src/xen/xen.js';
 import { FakeXen, GUEST_KERNEL, GUEST_PROCESS } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
@@ -173,9 +174,12 @@ describe('retry-hypercalls', () => {
 });
 
 describe('bounce-frames', () => {
+  const HANDLER = GUEST_KERNEL + 0x400n;
+
   beforeEach(() => {
     fake.setHypercall(0, 0);
     fake.enterXen(0, 'create_bounce_frame', 0x10);
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.trap_bounce.eip', HANDLER);
   });
 
   it('gives a PV guest’s frame its privilege level back: a return would be one to Xen', () => {
@@ -190,6 +194,35 @@ describe('bounce-frames', () => {
     fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);
     fake.setSlot(0, fake.symbol('test_guest_events') + 5n);
     expect(planWith(fake, bounceFrames).after.object('vcpu_info', info).num('evtchn_upcall_mask')).toBe(0);
+  });
+
+  it('leaves a delivery alone that is complete: the guest is in its handler, with its events masked', () => {
+    const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);
+    fake.setSlot(0, fake.symbol('test_guest_events') + 5n);
+    fake.setFrame(0, { rip: HANDLER });
+    const { after } = planWith(fake, bounceFrames);
+    expect(after.object('vcpu_info', info).num('evtchn_upcall_mask')).toBe(1);
+    expect(after.object('vcpu', fake.dom0.address).u64('arch.pv.trap_bounce.eip')).toBe(0n);
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.trap_bounce.eip', 0);
+    expect(planWith(fake, bounceFrames).writes).toEqual([]);
+  });
+
+  it('completes a delivery whose frame is on the guest’s stack and has got its stack pointer', () => {
+    const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);
+    fake.setSlot(0, fake.symbol('test_guest_events') + 5n);
+    const stack = GUEST_KERNEL + 0x800n;
+    const interrupted = frameOf(fake.xen()).u64('rip');
+    const xen = fake.xen();
+    for (const [n, word] of [0n, 0n, interrupted, 0xe030n, 0x202n, stack + 0x38n, 0xe02bn].entries())
+      fake.put(guestInDirectMap(xen, xen.object('vcpu', fake.dom0.address), stack + BigInt(8 * n))!, 8, word);
+    fake.setFrame(0, { rsp: stack });
+    const { after } = planWith(fake, bounceFrames);
+    expect([frameOf(after).u64('rip'), frameOf(after).num('cs')]).toEqual([HANDLER, 0xe033]);
+    expect(after.object('vcpu_info', info).num('evtchn_upcall_mask')).toBe(1);
+    fake.setFrame(0, { rsp: stack + 0x38n });
+    expect(frameOf(planWith(fake, bounceFrames).after).u64('rip')).toBe(interrupted);
   });
 
   it('keeps the mask of a guest that was in no delivery', () => {

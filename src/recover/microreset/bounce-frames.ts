@@ -6,10 +6,15 @@
  * - the guest's event mask is set before the frame says what it was;
  * - a process's page tables were exchanged for its kernel's while the frame is still the process's.
  *
+ * The frame on Xen's stack is rewritten last: flags, stack, selectors, and the instruction pointer at the very end, whereupon the
+ * request to deliver is withdrawn. From the moment that its stack pointer is the new one the delivery is completed instead: what the
+ * guest was doing is on its own stack then, and delivered once more it would find itself inside its own handler.
+ *
  * CPUs that did not fail are run to the end of it before anything is planned (`guard/settle.ts`). This step is for the one
  * that failed there.
  */
 import type { CpuState } from '../../xen/cpus.js';
+import { guestBytes } from '../../xen/guest-memory.js';
 import { threadStackPointer } from '../../xen/hypercalls.js';
 import { type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
 
@@ -18,6 +23,15 @@ const RING_3 = 3;
 const INTERRUPT_FLAG = 1n << 9n;
 /** IOPL, nested task, virtual 8086 mode: what Xen itself takes out of the flags that a guest asks for. */
 const FORBIDDEN_FLAGS = (3n << 12n) | (1n << 14n) | (1n << 17n);
+/** Selectors of a PV guest's kernel (Xen: public/arch-x86/xen-x86_64.h). */
+const FLAT_KERNEL = { cs: 0xe033, ss: 0xe02b } as const;
+/** `TRAP_syscall` in `entry_vector`: the CPU goes back by SYSRET where it can. */
+const TRAP_SYSCALL = 0x100;
+/** A delivery on the guest's stack: RCX, R11, for some exceptions an error code, then RIP, CS, RFLAGS, RSP, SS; in words. */
+const DELIVERY_WORDS = 8;
+const RIP_PLACES = [2, 3] as const;
+/** Bytes between a delivery on the guest's stack and what was there before, at most: its words, and alignment. */
+const DELIVERY_REACH = 0x60n;
 /** PV kernels live in the upper half of the address space, their processes in the lower. */
 const USER_END = 1n << 47n;
 
@@ -30,7 +44,8 @@ export const bounceFrames: Step = {
   },
 };
 
-function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
+function repair(context: StepContext, cpu: CpuState): void {
+  const { plan, xen, facts } = context;
   const { current, stack } = cpu;
   const frame = xen.object('cpu_user_regs', stack.guestFrame);
   const cs = frame.num('cs');
@@ -46,6 +61,7 @@ function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
   const sp = threadStackPointer(xen, cpu);
   const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));
   if (sp >= stack.guestFrame || delivery === undefined) return;
+  if (isDelivered(context, cpu)) return;
   const fromUser = frame.u64('rip') < USER_END;
   if (fromUser && delivery !== 'syscall' && (current.object.num('arch.flags') & TF_KERNEL_MODE) !== 0) {
     plan.call(cpu.cpu, 'toggle_guest_mode', [current.address], `${current.name} goes back to its process`);
@@ -56,5 +72,38 @@ function repair({ plan, xen, facts }: StepContext, cpu: CpuState): void {
   const info = xen.object('vcpu_info', current.object.u64('vcpu_info'));
   if (plan.set(info, 'evtchn_upcall_mask', 0, `${current.name} had not masked its events`)) {
     plan.found(`${current.name}: its events were masked too early`);
+  }
+}
+
+/** Whether the delivery has come so far that it stands, and completes it. */
+function isDelivered({ plan, xen }: StepContext, { current, stack }: CpuState): boolean {
+  const target = current.object.u64('arch.pv.trap_bounce.eip');
+  if (target === 0n) return true;
+  const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  if (frame.u64('rip') !== target) {
+    if (!isOnGuestStack()) return false;
+    const reason = `the delivery to ${current.name} is completed`;
+    plan.set(frame, 'entry_vector', frame.num('entry_vector') | TRAP_SYSCALL, reason);
+    plan.set(frame, 'ss', FLAT_KERNEL.ss, reason);
+    plan.set(frame, 'cs', FLAT_KERNEL.cs, reason);
+    plan.set(frame, 'rip', target, reason);
+    plan.found(`${current.name}: a delivery was all but complete`);
+  }
+  plan.set(current.object, 'arch.pv.trap_bounce.eip', 0, `${current.name} got its delivery`);
+  plan.set(current.object, 'arch.pv.trap_bounce.flags', 0, `${current.name} got its delivery`);
+  return true;
+
+  /** Whether the frame's stack pointer is that of a delivery which says that it interrupted what the frame says is running. */
+  function isOnGuestStack(): boolean {
+    const rsp = frame.u64('rsp');
+    const bytes = guestBytes(xen, current.object, rsp, 8 * DELIVERY_WORDS);
+    if (bytes === undefined) return false;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    const word = (n: number): bigint => view.getBigUint64(8 * n, true);
+    return RIP_PLACES.some((place) => {
+      const before = word(place + 3);
+      const fromUser = word(place) < USER_END;
+      return word(place) === frame.u64('rip') && (fromUser || (before > rsp && before - rsp <= DELIVERY_REACH));
+    });
   }
 }

@@ -10,6 +10,7 @@ import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
 import { eventChannels } from './event-channels.js';
+import { fixedFields } from './fixed-fields.js';
 import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
@@ -38,6 +39,7 @@ export const microreset: Mechanism = {
     text,
     lostStacks,
     cpuInfo,
+    fixedFields,
     completeFrames,
     bounceFrames,
     batchProgress,

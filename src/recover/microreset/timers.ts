@@ -19,6 +19,7 @@ import {
   type TimerQueue,
   timerQueue,
 } from '../../xen/timers.js';
+import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 
 /** Timers that Xen always keeps set, whichever CPU they are on (Xen 4.17, arch/x86/time.c). */
@@ -56,7 +57,7 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
   const running = queue.object.u64('running');
   if (running !== 0n) {
     plan.set(queue.object, 'running', 0, `no timer handler runs on CPU ${cpu}`);
-    if (xen.memory.isMapped(running) && xen.object('timer', running).num('status') === TIMER_STATUS.inactive) {
+    if (isTimer(xen, running) && xen.object('timer', running).num('status') === TIMER_STATUS.inactive) {
       lost.set(running, `timer ${timerName(context, running)} was cut off in its handler`);
     }
   }
@@ -89,6 +90,10 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
   rebuildInactive(context, queue, inactive.nodes);
 }
 
+/** Whether a timer can be there: something that calls a function of Xen. A slot can have been overwritten with anything. */
+const isTimer = (xen: Xen, address: bigint): boolean =>
+  xen.memory.isMapped(address) && xen.profile.isText(xen.object('timer', address).u64('function'));
+
 /** A sorted array is a heap: writes all timers that belong on it in the order in which they expire. */
 function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: ReadonlyMap<bigint, string>): void {
   const members = new Set(queue.slots.filter((address) => belongs(address)));
@@ -108,7 +113,7 @@ function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: Readon
   }
 
   function belongs(address: bigint): boolean {
-    if (!xen.memory.isMapped(address)) return false;
+    if (!isTimer(xen, address)) return false;
     const timer = xen.object('timer', address);
     const status = timer.num('status');
     return timer.num('cpu') === queue.cpu && (status === TIMER_STATUS.inHeap || status === TIMER_STATUS.invalid);

@@ -1,0 +1,128 @@
+/**
+ * Fields that never change and follow from where their structure stands: a vCPU's number and domain, the domain of a scheduling
+ * unit, what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
+ * these fields, at the beginning of the structures that Xen handles most, are what it hits: in a campaign of code faults half of
+ * the recoveries that failed again and again did so since one of them was wrong.
+ */
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { guestLines } from '../../xen/interrupts.js';
+import type { XenObject } from '../../xen/object.js';
+import { schedulerResources } from '../../xen/scheduler.js';
+import { overflowTimers, TIMER_STATUS, timerQueue } from '../../xen/timers.js';
+import type { Xen } from '../../xen/xen.js';
+import type { Step, StepContext } from '../step.js';
+
+export const fixedFields: Step = {
+  name: 'fixed-fields',
+  removes: 'wrong values in fields that never change: identities of vCPUs and units, what timers call',
+  source: 'ours; Xen 4.17 common/sched/core.c, common/timer.c',
+  run(context) {
+    for (const { vcpus } of context.situation.domains) for (const vcpu of vcpus) repairVcpu(context, vcpu);
+    let queued: ReadonlyMap<bigint, number> | undefined;
+    for (const timer of timersWithPurpose(context)) {
+      repairTimer(context, timer, (address) => {
+        queued ??= cpusOfTimers(context.xen);
+        return queued.get(address) ?? 0;
+      });
+    }
+  },
+};
+
+function repairVcpu({ plan, xen }: StepContext, { object, domain, address }: Vcpu): void {
+  const id =
+    domain.kind === 'idle'
+      ? domain.vcpus.findIndex((one) => one.address === address)
+      : slotOf(xen, domain.object, address);
+  const name = domain.kind === 'idle' ? `the idle vCPU of CPU ${id}` : `d${domain.id}v${id}`;
+  const reason = `${name} is what its domain's table says`;
+  const repaired = [
+    plan.set(object, 'vcpu_id', id, reason) && 'number',
+    plan.set(object, 'domain', domain.address, reason) && 'domain',
+  ];
+  const at = object.u64('sched_unit');
+  if (xen.memory.isMapped(at)) {
+    const unit = xen.object('sched_unit', at);
+    const shared = domain.vcpus.some((other) => other.address !== address && other.object.u64('sched_unit') === at);
+    if (!shared) {
+      repaired.push(plan.set(unit, 'domain', domain.address, reason) && "scheduling unit's domain");
+      repaired.push(plan.set(unit, 'vcpu_list', address, reason) && "scheduling unit's vCPU");
+      repaired.push(plan.set(unit, 'unit_id', id, reason) && "scheduling unit's number");
+    }
+  }
+  const said = repaired.filter((word) => word !== false);
+  if (said.length > 0) plan.found(`${name}: ${said.join(', ')} written again`);
+}
+
+/** The vCPU's place in its domain's table; it is there, since it was found there. */
+function slotOf(xen: Xen, domain: XenObject, vcpu: bigint): number {
+  const table = domain.u64('vcpu');
+  for (let n = 0; ; n++) if (xen.memory.u64(table + BigInt(8 * n)) === vcpu) return n;
+}
+
+interface PurposefulTimer {
+  readonly timer: XenObject;
+  readonly name: string;
+  /** Function of Xen that it calls. */
+  readonly calls: string;
+  readonly data: bigint;
+}
+
+const VCPU_TIMERS = [
+  ['periodic_timer', 'vcpu_periodic_timer_fn'],
+  ['singleshot_timer', 'vcpu_singleshot_timer_fn'],
+  ['poll_timer', 'poll_timer_fn'],
+] as const;
+
+function* timersWithPurpose({ xen, situation }: StepContext): Generator<PurposefulTimer> {
+  const inside = (object: XenObject, field: string): XenObject => xen.object('timer', object.at(field));
+  for (const { object, address, name } of allVcpus(situation.domains)) {
+    for (const [field, calls] of VCPU_TIMERS)
+      yield { timer: inside(object, field), name: `${name}.${field}`, calls, data: address };
+  }
+  for (const resource of schedulerResources(xen))
+    yield { timer: inside(resource, 's_timer'), name: 's_timer', calls: 's_timer_fn', data: 0n };
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    const rcu = xen.object('rcu_data', xen.perCpu('rcu_data', cpu));
+    const name = `idle_timer of CPU ${cpu}`;
+    yield { timer: inside(rcu, 'idle_timer'), name, calls: 'rcu_idle_timer_handler', data: rcu.address };
+  }
+  for (const { irq, line, action } of guestLines(xen)) {
+    const name = `eoi_timer of IRQ ${irq}`;
+    yield { timer: inside(action, 'eoi_timer'), name, calls: 'irq_guest_eoi_timer_fn', data: line.address };
+  }
+  const calibration = xen.object('timer', xen.symbol('calibration_timer'));
+  yield { timer: calibration, name: 'calibration_timer', calls: 'time_calibration', data: 0n };
+}
+
+/** @param cpuOf tells the CPU on whose queue a timer is */
+function repairTimer(
+  { plan, xen }: StepContext,
+  { timer, name, calls, data }: PurposefulTimer,
+  cpuOf: (timer: bigint) => number,
+): void {
+  const isMade = timer.u64('function') !== 0n || timer.num('status') !== TIMER_STATUS.invalid;
+  if (!isMade || !xen.profile.hasSymbol(calls)) return;
+  const reason = `${name} calls ${calls}`;
+  const repaired = [
+    plan.set(timer, 'function', xen.symbol(calls), reason) && 'function',
+    plan.set(timer, 'data', data, reason) && 'argument',
+    timer.num('status') > TIMER_STATUS.inList &&
+      plan.set(timer, 'status', TIMER_STATUS.invalid, `${name} is between two states`) &&
+      'state',
+    timer.num('cpu') >= xen.cpuCount &&
+      timer.num('status') !== TIMER_STATUS.killed &&
+      plan.set(timer, 'cpu', cpuOf(timer.address), `${name} is on a CPU`) &&
+      'CPU',
+  ].filter((word) => word !== false);
+  if (repaired.length > 0) plan.found(`${name}: ${repaired.join(', ')} written again`);
+}
+
+/** The CPU of each timer that is on a queue. */
+function cpusOfTimers(xen: Xen): ReadonlyMap<bigint, number> {
+  const cpus = new Map<bigint, number>();
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    const queue = timerQueue(xen, cpu);
+    for (const address of [...queue.slots, ...overflowTimers(xen, queue)]) cpus.set(address, cpu);
+  }
+  return cpus;
+}
