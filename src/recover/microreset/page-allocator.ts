@@ -18,6 +18,7 @@ import { isHeld } from '../../xen/locks.js';
 import { type FrameRange, type FreeList, NO_BLOCK, PageHeap } from '../../xen/page-heap.js';
 import { descriptorsHeld, framesLedTo } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
+import { repairPool } from './xmem-pools.js';
 
 /** Functions that change the page heap or the counts that go with it. */
 const HEAP_CODE =
@@ -37,6 +38,7 @@ export const pageAllocator: Step = {
     const { wasIn, frozen } = context;
     const lock = { kind: 'spinlock', address: frozen.symbol('heap_lock'), owner: '', path: 'heap_lock' } as const;
     if (wasIn(HEAP_CODE) || isHeld(frozen, lock)) new FreeMemory(context).repair();
+    repairPool(context);
   },
 };
 
