@@ -23,7 +23,6 @@ import { repairPool } from './xmem-pools.js';
 /** Functions that change the page heap or the counts that go with it. */
 const HEAP_CODE =
   /heap_pages|get_free_buddy|page_list_(add|del)|reserve_offlined_page|scrub_free_pages|scrub_one_page|domain_(adjust_tot|set_outstanding)_pages/;
-const FREEING = /free_\w*heap_pages/;
 const ALLOCATING = /alloc_\w*heap_pages/;
 /** Descriptors looked at, at most, to find what was not yet handed out of blocks: the largest block. */
 const HANDED_LIMIT = 262_144;
@@ -37,7 +36,9 @@ export const pageAllocator: Step = {
   run(context) {
     const { wasIn, frozen } = context;
     const lock = { kind: 'spinlock', address: frozen.symbol('heap_lock'), owner: '', path: 'heap_lock' } as const;
-    if (wasIn(HEAP_CODE) || isHeld(frozen, lock)) new FreeMemory(context).repair();
+    // Of a failed CPU the innermost function is not known; where that holds no lock, it scrubs.
+    const scrubs = frozen.memory.u64(frozen.symbol('node_scrubbing')) !== 0n;
+    if (scrubs || wasIn(HEAP_CODE) || isHeld(frozen, lock)) new FreeMemory(context).repair();
     repairPool(context);
   },
 };
@@ -182,11 +183,11 @@ class FreeMemory {
 
   /** Puts free pages on the lists, in blocks as large as fit. */
   #putBack(ranges: readonly FrameRange[]): void {
-    const { plan, wasIn } = this.#context;
+    const { plan } = this.#context;
     const heap = this.#heap;
     for (const { from, to } of ranges) {
       plan.found(`${to - from} free pages from frame 0x${from.toString(16)} were on no list`);
-      if (wasIn(FREEING)) this.#distrust(to - 1);
+      this.#distrust(to - 1);
       for (let head = from; head < to; ) {
         let order = 0;
         while (order < heap.maxOrder && head % 2 ** (order + 1) === 0 && head + 2 ** (order + 1) <= to) order++;
@@ -196,7 +197,7 @@ class FreeMemory {
     }
   }
 
-  /** The last page of those being freed may have been marked as free and not yet as what it needs. */
+  /** The last of pages being freed (if they are) may have been marked as free and not yet as what it needs. */
   #distrust(frame: number): void {
     const { plan, xen } = this.#context;
     const info = xen.object('page_info', this.#heap.descriptor(frame));

@@ -4,9 +4,10 @@
  * marks about their neighbours from their sizes. Only the regions that the dropped threads lead to, and those of broken lists,
  * are gone through.
  *
- * A block that looks free and is on no list was being taken, or was being given back. In the first case nobody has it, and it goes
- * to its list. In the second it stays in use, since whoever gave it back may be retried and do so again: given back twice, it would be
- * handed out twice. At worst it is lost. For the same reason a block that was just merged into the one before it is separated again.
+ * A block that looks free and is on no list was being taken or being given back, and the headers do not always tell which; nor does the
+ * stack, where the failed function itself may be missing. It stays in use: whoever gave it back may be retried and do so again, and given
+ * back twice it would be handed out twice. At worst it is lost. For the same reason a block that was just merged into the one before it
+ * is separated again.
  * The pool's statistics (`used_size`, `num_regions`) are not corrected: nothing follows from them.
  */
 
@@ -17,7 +18,6 @@ import { FREE_BLOCK, type PoolBlock, PREVIOUS_FREE, XmemPool } from '../../xen/x
 import type { StepContext } from '../step.js';
 
 const POOL_CODE = /xmem_pool|xmalloc|xzalloc|xrealloc|xfree/;
-const GIVING_BACK = /xmem_pool_free|xfree/;
 
 export function repairPool(context: StepContext): void {
   const { xen, frozen, wasIn } = context;
@@ -78,7 +78,7 @@ class PoolRepair {
   }
 
   #repairRegion(page: bigint): void {
-    const { plan, wasIn } = this.#context;
+    const { plan } = this.#context;
     const listed = this.#listedIn.get(page) ?? [];
     const blocks = this.#pool.blocksOf(page);
     if (blocks === undefined) {
@@ -92,13 +92,9 @@ class PoolRepair {
     for (const block of blocks) {
       if (!block.free || this.#listed.has(block.address)) {
         settled.push(block);
-      } else if (wasIn(GIVING_BACK)) {
-        plan.found(`${block.size} bytes were being given back to xmalloc; they stay in use`);
-        settled.push(...this.#separated(block).map((part) => ({ ...part, free: false })));
       } else {
-        plan.found(`${block.size} bytes were being taken from xmalloc; put back on their list`);
-        settled.push(block);
-        this.#list(block);
+        plan.found(`${block.size} bytes of xmalloc's were being taken or given back; they stay in use`);
+        settled.push(...this.#separated(block).map((part) => ({ ...part, free: false })));
       }
     }
     this.#writeHeaders(page, settled);
@@ -140,13 +136,6 @@ class PoolRepair {
     this.#lists[index] = this.#lists[index]!.filter((other) => other !== block);
     this.#changed.add(index);
     this.#context.plan.found(`block 0x${block.toString(16)} is taken off its list: ${why}`);
-  }
-
-  #list({ address, size }: PoolBlock): void {
-    const index = this.#pool.listIndex(size);
-    this.#listed.set(address, index);
-    this.#lists[index]!.unshift(address);
-    this.#changed.add(index);
   }
 
   #link(index: number): void {
