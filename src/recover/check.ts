@@ -9,7 +9,7 @@ import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
 import { isHeld, lockName } from '../xen/locks.js';
 import { PageHeap } from '../xen/page-heap.js';
-import { runQueues, schedulerResources } from '../xen/scheduler.js';
+import { creditQueues, runQueues, schedulerResources } from '../xen/scheduler.js';
 import { heapDefect, inactiveList, timerQueue } from '../xen/timers.js';
 import type { Step, StepContext } from './step.js';
 
@@ -48,6 +48,10 @@ function auditRunQueues({ plan, xen }: StepContext): void {
   for (const queue of runQueues(xen)) {
     const { broken } = closedList(xen.memory, queue.at('runq'));
     if (broken !== undefined) plan.problem(`run queue ${queue.num('id')}: ${broken}`);
+  }
+  for (const { cpu, runq } of creditQueues(xen)) {
+    const { broken } = closedList(xen.memory, runq);
+    if (broken !== undefined) plan.problem(`run queue of CPU ${cpu}: ${broken}`);
   }
 }
 
