@@ -109,6 +109,25 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 left', ...IDLE],
   },
+  /** Failstop in `alloc_heap_pages`: a page was on no list, free by its descriptor and not counted. */
+  'page-being-handed-out.capsule': {
+    findings: [
+      'static-locks: heap_lock was held',
+      'page-allocator: 1 free pages from frame 0x5fd1b were on no list',
+      'page-allocator: zone 19 has 42780 free pages; counted anew',
+      'page-allocator: 288284 pages are free; counted anew',
+    ],
+    cpus: ['d1v0 abandoned', 'd0v0 abandoned and retried', 'd0v1 abandoned', 'd[IDLE]v3 left'],
+  },
+  /** Failstop in `xmem_pool_free`, of which nothing is on the stack: `xfree` had jumped there, on behalf of a call that is retried. */
+  'piece-given-back.capsule': {
+    findings: [
+      'heap-locks: xenheap pool lock was held',
+      "page-allocator: 32 bytes of xmalloc's were being taken or given back; they stay in use",
+      'scheduling: CPU 1 runs d[IDLE]v1',
+    ],
+    cpus: ['d1v0 abandoned', 'd[IDLE]v1 abandoned', 'd0v0 abandoned and retried', 'd[IDLE]v3 abandoned'],
+  },
 };
 
 function replay(name: string): Plan {

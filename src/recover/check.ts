@@ -8,7 +8,8 @@ import { translate } from '../x86/paging.js';
 import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
 import { isHeld, lockName } from '../xen/locks.js';
-import { runQueues, schedulerResources } from '../xen/scheduler.js';
+import { PageHeap } from '../xen/page-heap.js';
+import { creditQueues, runQueues, schedulerResources } from '../xen/scheduler.js';
 import { heapDefect, inactiveList, timerQueue } from '../xen/timers.js';
 import type { Step, StepContext } from './step.js';
 
@@ -20,6 +21,7 @@ export const auditPlan: Step = {
     auditLocks(context);
     auditTimers(context);
     auditRunQueues(context);
+    auditFreeMemory(context);
     auditCpus(context);
     auditSwitches(context);
     auditPageTables(context);
@@ -46,6 +48,18 @@ function auditRunQueues({ plan, xen }: StepContext): void {
   for (const queue of runQueues(xen)) {
     const { broken } = closedList(xen.memory, queue.at('runq'));
     if (broken !== undefined) plan.problem(`run queue ${queue.num('id')}: ${broken}`);
+  }
+  for (const { cpu, runq } of creditQueues(xen)) {
+    const { broken } = closedList(xen.memory, runq);
+    if (broken !== undefined) plan.problem(`run queue of CPU ${cpu}: ${broken}`);
+  }
+}
+
+/** Lists of free memory that the plan changes are closed; whether others are was seen before. */
+function auditFreeMemory({ plan, xen }: StepContext): void {
+  if (!plan.edits.some(({ step }) => step === 'page-allocator')) return;
+  for (const { zone, order, broken } of new PageHeap(xen).read().lists) {
+    if (broken !== undefined) plan.problem(`free blocks of zone ${zone}, order ${order}: ${broken}`);
   }
 }
 

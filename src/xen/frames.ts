@@ -82,6 +82,13 @@ export class FrameWords {
     return at >= words.length || (words[at + this.#countAt]! & this.#stateMask) !== 0 ? 0 : words[at + this.#typeAt]!;
   }
 
+  /** The upper half of a frame's `count_info`: its state and flags. 0, as of a frame in use, where there is no descriptor. */
+  countOf(frame: number): number {
+    const words = this.#wordsOf(Math.floor(frame / this.#perPage));
+    const at = (frame % this.#perPage) * this.#stride;
+    return at >= words.length ? 0 : words[at + this.#countAt]!;
+  }
+
   /**
    * Frames in use whose upper half of `type_info` is what is looked for.
    * @param memory `all`: every descriptor is looked at, which takes longer the more RAM there is. `allocated`: pieces of free

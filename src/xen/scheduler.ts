@@ -44,5 +44,29 @@ export function runQueues(xen: Xen): XenObject[] {
   return queues;
 }
 
+/** A CPU's run queue under the credit scheduler. */
+export interface CreditQueue {
+  readonly cpu: number;
+  /** `struct scheduler`. */
+  readonly scheduler: XenObject;
+  readonly resource: XenObject;
+  /** `struct csched_pcpu`. */
+  readonly data: XenObject;
+  /** Head of the list. */
+  readonly runq: bigint;
+}
+
+/** Credit's run queues: one for each CPU that it schedules alone (CPUs scheduled in groups are left out). */
+export function creditQueues(xen: Xen): CreditQueue[] {
+  const queues: CreditQueue[] = [];
+  for (const [cpu, resource] of schedulerResources(xen).entries()) {
+    if (schedulerKind(xen, resource) !== 'credit' || resource.num('granularity') > 1) continue;
+    const scheduler = xen.object('scheduler', resource.u64('scheduler'));
+    const data = xen.object('csched_pcpu', resource.u64('sched_priv'));
+    queues.push({ cpu, scheduler, resource, data, runq: data.at('runq') });
+  }
+  return queues;
+}
+
 /** Runstates (public/vcpu.h). */
 export const RUNSTATE = { running: 0, runnable: 1, blocked: 2, offline: 3 } as const;

@@ -20,6 +20,7 @@ import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { mappings } from './mappings.js';
+import { pageAllocator } from './page-allocator.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
@@ -50,6 +51,7 @@ export const microreset: Mechanism = {
     eventChannels,
     staticLocksStep,
     heapLocksStep,
+    pageAllocator,
     pageFrames,
     pageTables,
     mappings,

@@ -2,7 +2,7 @@
  * Scheduling metadata says the same thing in several places, and a dropped `schedule()` leaves them apart. Which vCPU
  * runs where is decided by the most reliable copy: `current` of each CPU, whose registers lie on its stack (Zhou and
  * Tamir: the per-CPU copy wins). From it follow what the CPU's scheduling resource says is running, `is_running` of
- * vCPUs and units, and runstates. Credit2's own flags and run queues follow from those.
+ * vCPUs and units, and runstates. Credit2's own flags and run queues follow from those; so do credit's (`credit.ts`).
  *
  * A unit that was taken off its queue to run and never ran is put back by Xen itself: step `lost-wakeups` wakes it.
  */
@@ -11,6 +11,7 @@ import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
 import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
 import type { Step, StepContext } from '../step.js';
+import { fixCredit } from './credit.js';
 
 const VPF_BLOCKED = 1n;
 /** A vCPU that waits until it has been moved to another CPU. */
@@ -29,6 +30,7 @@ export const scheduling: Step = {
     fixResources(context);
     for (const vcpu of allVcpus(context.situation.domains)) fixVcpu(context, vcpu, running.get(vcpu.address));
     for (const queue of runQueues(context.xen)) fixRunQueue(context, queue);
+    fixCredit(context);
   },
 };
 
