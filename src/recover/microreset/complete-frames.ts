@@ -65,11 +65,19 @@ export const completeFrames: Step = {
   run(context) {
     for (const cpu of context.abandoned) {
       if (cpu.current.domain.kind === 'idle') continue;
-      if (cpu.traps.length === 0) completeFrozen(context, cpu);
+      if (cpu.guestTrap !== undefined) takeGuestTrap(context, cpu, cpu.guestTrap);
+      else if (cpu.traps.length === 0) completeFrozen(context, cpu);
       else completeFailed(context, cpu);
     }
   },
 };
+
+/** The guest's registers are on the stack for double faults; back in the guest, it traps again. */
+function takeGuestTrap({ plan, xen }: StepContext, { cpu, current, stack }: CpuState, trap: XenObject): void {
+  const bytes = xen.memory.bytes(trap.address, Number(xen.offsetOf('cpu_user_regs', 'es')));
+  plan.writeBytes(stack.guestFrame, bytes, `${current.name}: registers as of its double fault on CPU ${cpu}`);
+  plan.found(`CPU ${cpu}: a trap of ${current.name} became a double fault`);
+}
 
 /** The instruction pointer is good: run on from it until the frame is complete. */
 function completeFrozen(context: StepContext, cpu: CpuState): void {

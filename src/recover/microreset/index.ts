@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
+import { descriptorTables } from './descriptor-tables.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
@@ -36,6 +37,7 @@ export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
     text,
+    descriptorTables,
     lostStacks,
     cpuInfo,
     completeFrames,
