@@ -226,14 +226,12 @@ export class Guard {
     const xen = this.#target.at(view);
     const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
     const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
-    const lost =
-      cpus.find((state) => lostItsStack(xen, state)) ??
-      cpus.find(({ cpu, where }) => where === 'xen' && damaged.has(cpu));
+    const lost = cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
     if (lost === undefined) return undefined;
     // Where QEMU refuses, the machine is what it was: one that cannot go on.
     if (!(await machine.revive().catch(() => false))) return undefined;
     const at = xen.profile.describe(lost.registers.rip);
-    const summary = `triple fault in Xen at ${at}`;
+    const summary = `triple fault ${lost.where === 'guest' ? `in ${lost.current.name}` : 'in Xen'} at ${at}`;
     return { failure: { kind: 'machine-stop', cpu: lost.cpu, at, summary, detectedAtMs: stop.atMs }, view };
   }
 

@@ -31,8 +31,8 @@ export interface CpuState {
   readonly backtrace: readonly BacktraceEntry[];
   /** Traps taken inside Xen, innermost first; the last one is where the first failure on this CPU happened. */
   readonly traps: readonly TrapFrame[];
-  /** Registers of a PV guest whose trap became a double fault: it was in its guest when the failure happened. */
-  readonly guestTrap?: XenObject;
+  /** Registers of a PV guest whose trap could not be delivered: the CPU was in its guest when the failure happened. */
+  readonly guestTrap?: Pick<XenObject, 'u64'>;
 }
 
 export interface Situation {
@@ -56,7 +56,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
   const guestTrap = inside && current.domain.kind === 'pv' ? guestDoubleFault(xen, stack, registers) : undefined;
-  if (guestTrap !== undefined) return fromGuest(xen, { cpu, registers, stack, current, loaded, where, guestTrap });
+  if (guestTrap !== undefined) return fromGuest(xen, { cpu, registers, stack, current, loaded, where }, guestTrap);
   const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
@@ -83,13 +83,17 @@ function guestDoubleFault(xen: Xen, stack: CpuStack, { rsp }: CpuRegisters): Xen
 }
 
 /** Nothing was on the CPU's primary stack: what lies there is older. */
-function fromGuest(xen: Xen, state: Omit<CpuState, 'hypercall' | 'backtrace' | 'traps'>): CpuState {
-  const { stack, registers, guestTrap } = state;
-  const object = guestTrap!;
+function fromGuest(
+  xen: Xen,
+  state: Pick<CpuState, 'cpu' | 'registers' | 'stack' | 'current' | 'loaded' | 'where'>,
+  frame: XenObject,
+): CpuState {
+  const { stack, registers } = state;
   const rsp = stack.guestFrame + xen.offsetOf('cpu_user_regs', 'es');
-  const trap = { object, address: object.address, rip: object.u64('rip'), rsp, vector: DOUBLE_FAULT };
+  const trap = { object: frame, address: frame.address, rip: frame.u64('rip'), rsp, vector: DOUBLE_FAULT };
   return {
     ...state,
+    guestTrap: frame,
     hypercall: { state: 'none' },
     traps: [{ ...trap, takenBy: 'double_fault' }],
     backtrace: [{ address: registers.rip, text: xen.profile.describe(registers.rip) }],

@@ -26,9 +26,8 @@ export function tableDefects(xen: Xen, cpus: readonly TableOwner[]): TableDefect
   if (!xen.memory.isMapped(xen.symbol('idt_tables')) || !xen.memory.isMapped(xen.symbol('boot_gdt'))) return [];
   return [
     ...interruptTables(xen, cpus),
-    ...cpus.flatMap((owner) => segmentTable(xen, owner)),
+    ...cpus.flatMap((owner) => segmentTables(xen, owner)),
     ...taskSegments(xen, cpus),
-    ...cpus.flatMap((owner) => guestSegmentTable(xen, owner)),
   ];
 }
 
@@ -46,45 +45,45 @@ const OWN_STACK: readonly (readonly [vector: number, stack: number])[] = [
 function interruptTables(xen: Xen, cpus: readonly TableOwner[]): TableDefect[] {
   const defects: TableDefect[] = [];
   const tables: { readonly owner: TableOwner; readonly at: bigint; readonly gates: Buffer }[] = [];
-  const first = xen.symbol('idt_table');
-  if (!xen.memory.isMapped(first)) return defects;
-  const sample = Buffer.from(xen.memory.bytes(first, PAGE_SIZE));
+  if (!xen.memory.isMapped(xen.symbol('idt_table'))) return defects;
+  const sample = withoutStacks(xen, xen.symbol('idt_table'));
   for (const owner of cpus) {
     const pointer = xen.symbol('idt_tables') + BigInt(8 * owner.cpu);
-    const at = findTable(xen, pointer, (page) => isAlike(page, sample));
+    const at = findTable(xen, pointer, (address) => isAlike(withoutStacks(xen, address), sample));
     if (at === undefined) continue;
     if (at !== xen.memory.u64(pointer)) defects.push(pointerDefect(owner.cpu, 'its interrupt table', pointer, at));
-    const gates = Buffer.from(xen.memory.bytes(at, PAGE_SIZE));
-    defects.push(...separateStacks(owner, at, gates));
-    for (const [vector] of OWN_STACK) gates[vector * GATE_BYTES + STACK_BYTE] = 0;
-    tables.push({ owner, at, gates });
+    defects.push(...separateStacks(xen, owner, at));
+    tables.push({ owner, at, gates: withoutStacks(xen, at) });
   }
   if (tables.every(({ gates }) => gates.equals(tables[0]!.gates))) return defects;
   for (let vector = 0; vector < PAGE_SIZE / GATE_BYTES; vector++) {
     const from = vector * GATE_BYTES;
     const values = tables.map(({ gates }) => gates.subarray(from, from + GATE_BYTES));
     if (values.every((value) => value.equals(values[0]!))) continue;
-    const right = chosen(values, (gate) => isGate(xen, vector, gate));
-    if (right === undefined) continue;
+    const gate = chosen(values, (value) => isGate(xen, vector, value));
+    if (gate === undefined) continue;
+    const hasOwnStack = OWN_STACK.some(([own]) => own === vector);
     for (const [n, { owner, at }] of tables.entries()) {
-      if (values[n]!.equals(right)) continue;
-      const whole = Uint8Array.from(right);
-      if (OWN_STACK.some(([own]) => own === vector)) {
-        whole[STACK_BYTE] = xen.memory.u8(at, from + STACK_BYTE);
-      }
-      defects.push({
-        cpu: owner.cpu,
-        what: `gate ${vector} of its interrupt table`,
-        address: at + BigInt(from),
-        right: whole,
-      });
+      if (values[n]!.equals(gate)) continue;
+      const right = Uint8Array.from(gate);
+      if (hasOwnStack) right[STACK_BYTE] = xen.memory.u8(at, from + STACK_BYTE);
+      const what = `gate ${vector} of its interrupt table`;
+      defects.push({ cpu: owner.cpu, what, address: at + BigInt(from), right });
     }
   }
   return defects;
 }
 
+/** A table without what may differ between CPUs. */
+function withoutStacks(xen: Xen, at: bigint): Buffer {
+  const gates = Buffer.from(xen.memory.bytes(at, PAGE_SIZE).buffer);
+  for (const [vector] of OWN_STACK) gates[vector * GATE_BYTES + STACK_BYTE] = 0;
+  return gates;
+}
+
 /** Two tables have most of their entries in common, whatever happened to one. */
-function isAlike(page: Uint8Array, sample: Buffer): boolean {
+function isAlike(page: Buffer, sample: Buffer): boolean {
+  if (page.equals(sample)) return true;
   let same = 0;
   for (let at = 0; at < PAGE_SIZE; at += GATE_BYTES) {
     if (sample.subarray(at, at + GATE_BYTES).equals(page.subarray(at, at + GATE_BYTES))) same++;
@@ -96,8 +95,8 @@ function isAlike(page: Uint8Array, sample: Buffer): boolean {
  * While an HVM guest's state is loaded on AMD none of the four has a stack of its own (hvm/svm/svm.c), otherwise all have.
  * Which of the two it is, most of them tell.
  */
-function separateStacks({ cpu, loaded }: TableOwner, at: bigint, gates: Buffer): TableDefect[] {
-  const there = (vector: number): number => gates[vector * GATE_BYTES + STACK_BYTE]!;
+function separateStacks(xen: Xen, { cpu, loaded }: TableOwner, at: bigint): TableDefect[] {
+  const there = (vector: number): number => xen.memory.u8(at, vector * GATE_BYTES + STACK_BYTE);
   const on = OWN_STACK.filter(([vector, stack]) => there(vector) === stack).length;
   const off = OWN_STACK.filter(([vector]) => there(vector) === 0).length;
   const enabled = on > off || (on === off && loaded.domain.kind !== 'hvm');
@@ -151,15 +150,14 @@ function isGate(xen: Xen, vector: number, gate: Buffer): boolean {
  * The table's address: what the pointer says where a table is there, otherwise what it says with one bit turned. Tables
  * are pages of their own.
  */
-function findTable(xen: Xen, pointer: bigint, isTable: (page: Uint8Array) => boolean): bigint | undefined {
+function findTable(xen: Xen, pointer: bigint, isTable: (address: bigint) => boolean): bigint | undefined {
   const noted = xen.memory.u64(pointer);
   if (leadsToTable(noted)) return noted;
   for (let bit = 0n; bit < 64n; bit++) if (leadsToTable(noted ^ (1n << bit))) return noted ^ (1n << bit);
   return undefined;
 
   function leadsToTable(address: bigint): boolean {
-    if (address % BigInt(PAGE_SIZE) !== 0n || !xen.memory.isMapped(address)) return false;
-    return isTable(xen.memory.bytes(address, PAGE_SIZE));
+    return address % BigInt(PAGE_SIZE) === 0n && xen.memory.isMapped(address) && isTable(address);
   }
 }
 
@@ -190,42 +188,67 @@ const BUSY_TASK_SEGMENT = 0x8bn << 40n;
 /** `__PAGE_HYPERVISOR_RW` (asm-x86/x86_64/page.h): present, writable, accessed, dirty, no code. */
 const PAGE_FLAGS = 0x8000_0000_0000_0063n;
 
-function segmentTable(xen: Xen, { cpu }: TableOwner): TableDefect[] {
+function segmentTables(xen: Xen, owner: TableOwner): TableDefect[] {
+  const { cpu } = owner;
   const pointer = xen.perCpu('gdt', cpu);
-  const at = xen.memory.isMapped(pointer) ? findTable(xen, pointer, isSegmentTable) : undefined;
+  const at = xen.memory.isMapped(pointer) ? findTable(xen, pointer, (address) => hasSegments(xen, address)) : undefined;
   if (at === undefined) return [];
   const defects: TableDefect[] = [];
   if (at !== xen.memory.u64(pointer)) defects.push(pointerDefect(cpu, 'its segment table', pointer, at));
-  const there = Buffer.from(xen.memory.bytes(at, PAGE_SIZE));
-  const right = Buffer.alloc(PAGE_SIZE);
-  for (const [n, segment] of SEGMENTS.entries()) right.writeBigUInt64LE(segment, 8 * n);
-  const task = xen.perCpu('tss_page', cpu) + xen.offsetOf('tss_page', 'tss');
-  const limit = BigInt(xen.sizeOf('tss64') - 1);
-  const low = limit | ((task & 0xff_ffffn) << 16n) | BUSY_TASK_SEGMENT | (((task >> 24n) & 0xffn) << 56n);
-  right.writeBigUInt64LE(low, 8 * TASK_SEGMENT);
-  right.writeBigUInt64LE(task >> 32n, 8 * (TASK_SEGMENT + 1));
+  const there = Buffer.from(xen.memory.bytes(at, PAGE_SIZE).buffer);
+  const right = segmentTable(xen, cpu);
   // The local table is its guest's.
   there.copy(right, 8 * LOCAL_TABLE, 8 * LOCAL_TABLE, 8 * CPU_NUMBER);
-  right.writeBigUInt64LE(CPU_NUMBER_SEGMENT | BigInt(cpu), 8 * CPU_NUMBER);
-  if (!there.equals(right)) {
-    for (let n = 0; n < PAGE_SIZE / 8; n++) {
-      const value = right.subarray(8 * n, 8 * n + 8);
-      if (value.equals(there.subarray(8 * n, 8 * n + 8))) continue;
-      const what = `selector 0x${(0xe000 + 8 * n).toString(16)} of its segment table`;
-      defects.push({ cpu, what, address: at + BigInt(8 * n), right: Uint8Array.from(value) });
-    }
+  for (let n = 0; n < PAGE_SIZE && !there.equals(right); n += 8) {
+    if (there.compare(right, n, n + 8, n, n + 8) === 0) continue;
+    const value = right.subarray(n, n + 8);
+    const what = `selector 0x${(0xe000 + n).toString(16)} of its segment table`;
+    defects.push({ cpu, what, address: at + BigInt(n), right: Uint8Array.from(value) });
+    value.copy(there, n);
   }
-  const entry = xen.perCpu('gdt_l1e', cpu);
   const mapping = BigInt(xen.memory.physicalAddress(at)) | PAGE_FLAGS;
-  if (xen.memory.u64(entry) !== mapping)
-    defects.push({ cpu, what: 'what maps its segment table', address: entry, right: word(mapping) });
+  const places = [
+    [xen.perCpu('gdt_l1e', cpu), 'what maps its segment table'],
+    [slotInGuestTable(xen, owner), `its part of the segment table of ${owner.loaded.name}`],
+  ] as const;
+  for (const [entry, what] of places) {
+    if (entry === undefined || !xen.memory.isMapped(entry) || xen.memory.u64(entry) === mapping) continue;
+    defects.push({ cpu, what, address: entry, right: word(mapping) });
+  }
   return defects;
 }
 
-function isSegmentTable(page: Uint8Array): boolean {
-  const table = Buffer.from(page);
+function segmentTable(xen: Xen, cpu: number): Buffer {
+  const table = Buffer.alloc(PAGE_SIZE);
+  for (const [n, segment] of SEGMENTS.entries()) table.writeBigUInt64LE(segment, 8 * n);
+  const task = xen.perCpu('tss_page', cpu) + xen.offsetOf('tss_page', 'tss');
+  const limit = BigInt(xen.sizeOf('tss64') - 1);
+  const low = limit | ((task & 0xff_ffffn) << 16n) | BUSY_TASK_SEGMENT | (((task >> 24n) & 0xffn) << 56n);
+  table.writeBigUInt64LE(low, 8 * TASK_SEGMENT);
+  table.writeBigUInt64LE(task >> 32n, 8 * (TASK_SEGMENT + 1));
+  table.writeBigUInt64LE(CPU_NUMBER_SEGMENT | BigInt(cpu), 8 * CPU_NUMBER);
+  return table;
+}
+
+/** Whether a page has most of the segments that a segment table of Xen's has. */
+function hasSegments(xen: Xen, address: bigint): boolean {
   const used = SEGMENTS.map((segment, n) => [segment, n] as const).filter(([segment]) => segment !== 0n);
-  return used.filter(([segment, n]) => table.readBigUInt64LE(8 * n) === segment).length > used.length / 2;
+  return used.filter(([segment, n]) => xen.memory.u64(address, 8 * n) === segment).length > used.length / 2;
+}
+
+/** Pages of descriptor tables that each PV vCPU has; of its segment table, the one that is Xen's (asm-x86/config.h). */
+const PAGES_PER_VCPU = 32;
+const VCPUS_PER_TABLE = 16;
+const PAGE_OF_XEN = 14;
+
+/** A PV guest's segments come from a table of its own, in which one page is that of the CPU on which it is loaded. */
+function slotInGuestTable(xen: Xen, { loaded }: TableOwner): bigint | undefined {
+  if (loaded.domain.kind !== 'pv') return undefined;
+  const tables = loaded.domain.object.u64('arch.pv.gdt_ldt_l1tab');
+  const table = tables + BigInt(8 * Math.floor(loaded.id / VCPUS_PER_TABLE));
+  if (!xen.memory.isMapped(table)) return undefined;
+  const index = (loaded.id % VCPUS_PER_TABLE) * PAGES_PER_VCPU + PAGE_OF_XEN;
+  return xen.memory.u64(table) + BigInt(8 * index);
 }
 
 /** What Xen writes where no stack may ever be taken from. */
@@ -277,28 +300,6 @@ function taskSegment(xen: Xen, { cpu, stack }: TableOwner, hasShadowStacks: bool
   function defect(address: bigint, right: Uint8Array, what: string): void {
     defects.push({ cpu, what: `${what} in its task-state segment`, address, right });
   }
-}
-
-/** Pages of descriptor tables that each PV vCPU has; of its segment table, the one that is Xen's (asm-x86/config.h). */
-const PAGES_PER_VCPU = 32;
-const VCPUS_PER_TABLE = 16;
-const PAGE_OF_XEN = 14;
-
-/** A PV guest's segments come from a table of its own, in which one page is the CPU's. */
-function guestSegmentTable(xen: Xen, { cpu, loaded }: TableOwner): TableDefect[] {
-  if (loaded.domain.kind !== 'pv' || !xen.memory.isMapped(xen.perCpu('gdt_l1e', cpu))) return [];
-  const tables = loaded.domain.object.u64('arch.pv.gdt_ldt_l1tab');
-  const slot = tables + BigInt(8 * Math.floor(loaded.id / VCPUS_PER_TABLE));
-  if (tables === 0n || !xen.memory.isMapped(slot)) return [];
-  const index = (loaded.id % VCPUS_PER_TABLE) * PAGES_PER_VCPU + PAGE_OF_XEN;
-  const entry = xen.memory.u64(slot) + BigInt(8 * index);
-  if (!xen.memory.isMapped(entry)) return [];
-  const pointer = xen.perCpu('gdt', cpu);
-  const at = findTable(xen, pointer, isSegmentTable);
-  if (at === undefined) return [];
-  const right = BigInt(xen.memory.physicalAddress(at)) | PAGE_FLAGS;
-  if (xen.memory.u64(entry) === right) return [];
-  return [{ cpu, what: `the CPU's part of the segment table of ${loaded.name}`, address: entry, right: word(right) }];
 }
 
 function word(value: bigint): Uint8Array {

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { completeFrames } from '../../../src/recover/microreset/complete-frames.js';
 import { descriptorTables } from '../../../src/recover/microreset/descriptor-tables.js';
+import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
 import { type FakeTables, setStacks, writeDescriptorTables } from '../../support/fake-descriptors.js';
 import { FakeXen } from '../../support/fake-xen.js';
@@ -73,6 +74,26 @@ describe('descriptor-tables', () => {
   });
 });
 
+describe('a CPU with damaged tables', () => {
+  it('leaves its guest with all its registers in the frame, since it may have shut down there', () => {
+    Object.assign(fake.registers(0), { rax: 5n, r15: 15n });
+    flip(tables[0]!.gdt + 13n, 7);
+    const { after, plan, calls } = planWith(fake, descriptorTables, completeFrames, placeCpus);
+    const guest = after.object('cpu_user_regs', fake.frame(0));
+    const { rip, rsp, cs } = fake.registers(0);
+    expect([guest.u64('rip'), guest.u64('rsp'), guest.num('cs')]).toEqual([rip, rsp, cs]);
+    expect([guest.u64('rax'), guest.u64('r15')]).toEqual([5n, 15n]);
+    expect(plan.cpus.map(({ abandoned }) => abandoned)).toEqual([true, false]);
+    expect(calls.map((call) => call.function)).toEqual(['__x86_return_thunk']);
+  });
+
+  it('leaves its idle loop', () => {
+    fake.run(0, fake.idle[0]!);
+    flip(tables[0]!.tss + 6n, 2);
+    expect(planWith(fake, descriptorTables, placeCpus).plan.cpus[0]).toMatchObject({ abandoned: true });
+  });
+});
+
 describe("a guest's trap that became a double fault", () => {
   it('gives the guest its registers back and retries nothing', () => {
     const stack = fake.frame(0) & ~0x7fffn;
@@ -86,6 +107,6 @@ describe("a guest's trap that became a double fault", () => {
     const { after, findings } = planWith(fake, completeFrames, retryHypercalls);
     const guest = after.object('cpu_user_regs', fake.frame(0));
     expect([guest.u64('rip'), guest.u64('rax'), guest.u64('r15')]).toEqual([registers.rip, 77n, 15n]);
-    expect(findings).toEqual(['CPU 0: a trap of d0v0 became a double fault']);
+    expect(findings).toEqual(['CPU 0: d0v0 was in its guest and could not deliver a trap']);
   });
 });

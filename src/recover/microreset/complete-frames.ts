@@ -72,11 +72,13 @@ export const completeFrames: Step = {
   },
 };
 
-/** The guest's registers are on the stack for double faults; back in the guest, it traps again. */
-function takeGuestTrap({ plan, xen }: StepContext, { cpu, current, stack }: CpuState, trap: XenObject): void {
-  const bytes = xen.memory.bytes(trap.address, Number(xen.offsetOf('cpu_user_regs', 'es')));
-  plan.writeBytes(stack.guestFrame, bytes, `${current.name}: registers as of its double fault on CPU ${cpu}`);
-  plan.found(`CPU ${cpu}: a trap of ${current.name} became a double fault`);
+/** What the guest had when its trap could not be delivered; back in the guest, it traps again. */
+function takeGuestTrap({ plan, xen }: StepContext, { cpu, current, stack }: CpuState, trap: TrapFrame['object']): void {
+  const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  const reason = `${current.name}: registers as of its trap on CPU ${cpu}`;
+  for (const name of [...SAVE_ORDER, 'rip', 'cs', 'rflags', 'rsp', 'ss']) plan.set(frame, name, trap.u64(name), reason);
+  for (const name of ['error_code', 'entry_vector']) plan.set(frame, name, 0, reason);
+  plan.found(`CPU ${cpu}: ${current.name} was in its guest and could not deliver a trap`);
 }
 
 /** The instruction pointer is good: run on from it until the frame is complete. */

@@ -5,7 +5,6 @@
  *
  * A CPU that shut down still remembers a double fault, see `lost-stacks`.
  */
-import { tableDefects } from '../../xen/descriptors.js';
 import type { Step } from '../step.js';
 import { deliverSomething } from './lost-stacks.js';
 
@@ -14,9 +13,9 @@ export const descriptorTables: Step = {
   removes: 'damage to the interrupt tables, segment tables and task-state segments of CPUs',
   source: 'ours; Xen 4.17 arch/x86/cpu/common.c, desc.c, traps.c',
   run(context) {
-    const { plan, xen, situation, abandoned } = context;
+    const { plan, tableDefects, abandoned } = context;
     const repaired = new Set<number>();
-    for (const { cpu, what, address, right } of tableDefects(xen, situation.cpus)) {
+    for (const { cpu, what, address, right } of tableDefects) {
       plan.writeBytes(address, right, `${what}, of CPU ${cpu}, is not what it must be`);
       plan.found(`CPU ${cpu}: ${what} was damaged`);
       repaired.add(cpu);

@@ -22,7 +22,7 @@ export const lostStacks: Step = {
   source: 'ours; Xen 4.17 hvm/svm/svm.c; AMD64 manual volume 2, chapter 8',
   run(context) {
     for (const state of context.abandoned) {
-      if (!lostItsStack(context.xen, state)) continue;
+      if (state.guestTrap !== undefined || !lostItsStack(context.xen, state)) continue;
       context.plan.found(`CPU ${state.cpu}: its stack pointer was 0x${state.registers.rsp.toString(16)}`);
       deliverSomething(context, state.cpu);
     }
