@@ -4,15 +4,13 @@ import { completeFrames } from '../../../src/recover/microreset/complete-frames.
 import { descriptorTables } from '../../../src/recover/microreset/descriptor-tables.js';
 import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
-import { type FakeTables, setStacks, writeDescriptorTables } from '../../support/fake-descriptors.js';
+import { setStacks } from '../../support/fake-descriptors.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
 
 let fake: FakeXen;
-let tables: FakeTables[];
 beforeEach(() => {
   fake = new FakeXen();
-  tables = writeDescriptorTables(fake);
   fake.putBytes(fake.symbol('__x86_return_thunk') - 1n, [0xcc, 0xc3]);
 });
 
@@ -24,12 +22,12 @@ describe('descriptor-tables', () => {
   it('finds nothing in healthy tables, with and without separate stacks', () => {
     fake.enterXen(0, 'vcpu_wake');
     expect(planWith(fake, descriptorTables).plan.edits).toEqual([]);
-    setStacks(fake, tables[1]!.idt, true);
+    setStacks(fake, fake.tables[1]!.idt, false);
     expect(planWith(fake, descriptorTables).plan.edits).toEqual([]);
   });
 
   it('puts back any bit of a gate, a segment or a stack of a task-state segment', () => {
-    const { idt, gdt, tss } = tables[1]!;
+    const { idt, gdt, tss } = fake.tables[1]!;
     const bytes = [...Array(4096).keys()].map((n) => idt + BigInt(n));
     const segments = [...Array(0x50).keys(), ...[...Array(0x60).keys()].map((n) => n + 0x60)].map(
       (n) => gdt + BigInt(n),
@@ -53,7 +51,7 @@ describe('descriptor-tables', () => {
 
   it('says which gate it was, and has an abandoned CPU forget its double fault', () => {
     fake.enterXen(1, 'vcpu_wake');
-    flip(tables[1]!.idt + 14n * 16n + 1n, 3);
+    flip(fake.tables[1]!.idt + 14n * 16n + 1n, 3);
     const { findings, calls } = planWith(fake, descriptorTables);
     expect(findings).toEqual(['CPU 1: gate 14 of its interrupt table was damaged']);
     expect(calls).toMatchObject([{ cpu: 1, function: '__x86_return_thunk', offset: -1n }]);
@@ -63,13 +61,13 @@ describe('descriptor-tables', () => {
     flip(fake.symbol('idt_tables') + 8n + 2n, 0);
     flip(fake.perCpu('gdt', 1) + 3n, 1);
     const { after, findings } = planWith(fake, descriptorTables);
-    expect(after.memory.u64(fake.symbol('idt_tables') + 8n)).toBe(tables[1]!.idt);
-    expect(after.memory.u64(fake.perCpu('gdt', 1))).toBe(tables[1]!.gdt);
+    expect(after.memory.u64(fake.symbol('idt_tables') + 8n)).toBe(fake.tables[1]!.idt);
+    expect(after.memory.u64(fake.perCpu('gdt', 1))).toBe(fake.tables[1]!.gdt);
     expect(findings).toHaveLength(2);
   });
 
   it('leaves the local descriptor table to its guest', () => {
-    fake.put(tables[0]!.gdt + 0x50n, 8, 0x8200_0000_0fffn);
+    fake.put(fake.tables[0]!.gdt + 0x50n, 8, 0x8200_0000_0fffn);
     expect(planWith(fake, descriptorTables).plan.edits).toEqual([]);
   });
 });
@@ -77,7 +75,7 @@ describe('descriptor-tables', () => {
 describe('a CPU with damaged tables', () => {
   it('leaves its guest with all its registers in the frame, since it may have shut down there', () => {
     Object.assign(fake.registers(0), { rax: 5n, r15: 15n });
-    flip(tables[0]!.gdt + 13n, 7);
+    flip(fake.tables[0]!.gdt + 13n, 7);
     const { after, plan, calls } = planWith(fake, descriptorTables, completeFrames, placeCpus);
     const guest = after.object('cpu_user_regs', fake.frame(0));
     const { rip, rsp, cs } = fake.registers(0);
@@ -89,7 +87,7 @@ describe('a CPU with damaged tables', () => {
 
   it('leaves its idle loop', () => {
     fake.run(0, fake.idle[0]!);
-    flip(tables[0]!.tss + 6n, 2);
+    flip(fake.tables[0]!.tss + 6n, 2);
     expect(planWith(fake, descriptorTables, placeCpus).plan.cpus[0]).toMatchObject({ abandoned: true });
   });
 });

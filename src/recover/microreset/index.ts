@@ -24,6 +24,7 @@ import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
+import { rcu } from './rcu.js';
 import { rendezvous } from './rendezvous.js';
 import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
@@ -60,6 +61,7 @@ export const microreset: Mechanism = {
     scheduling,
     timers,
     tasklets,
+    rcu,
     interruptHandlers,
     inServiceVectors,
     softirqs,
