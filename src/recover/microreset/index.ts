@@ -22,6 +22,7 @@ import { lostWakeups } from './lost-wakeups.js';
 import { mappings } from './mappings.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
+import { pauses } from './pauses.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rcu } from './rcu.js';
@@ -58,6 +59,7 @@ export const microreset: Mechanism = {
     contextSwitch,
     fpuState,
     guestAreas,
+    pauses,
     scheduling,
     timers,
     tasklets,
