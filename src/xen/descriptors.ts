@@ -49,11 +49,15 @@ function interruptTables(xen: Xen, cpus: readonly TableOwner[]): TableDefect[] {
   const sample = withoutStacks(xen, xen.symbol('idt_table'));
   for (const owner of cpus) {
     const pointer = xen.symbol('idt_tables') + BigInt(8 * owner.cpu);
-    const at = findTable(xen, pointer, (address) => isAlike(withoutStacks(xen, address), sample));
+    let gates = sample;
+    const at = findTable(xen, pointer, (address) => {
+      gates = withoutStacks(xen, address);
+      return isAlike(gates, sample);
+    });
     if (at === undefined) continue;
     if (at !== xen.memory.u64(pointer)) defects.push(pointerDefect(owner.cpu, 'its interrupt table', pointer, at));
     defects.push(...separateStacks(xen, owner, at));
-    tables.push({ owner, at, gates: withoutStacks(xen, at) });
+    tables.push({ owner, at, gates });
   }
   if (tables.every(({ gates }) => gates.equals(tables[0]!.gates))) return defects;
   for (let vector = 0; vector < PAGE_SIZE / GATE_BYTES; vector++) {
