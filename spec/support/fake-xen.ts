@@ -11,6 +11,7 @@ import { PAGE_SIZE, physical } from '../../src/x86/address.js';
 import { type CpuRegisters, GENERAL_REGISTERS } from '../../src/x86/registers.js';
 import type { LapicState, View } from '../../src/x86/view.js';
 import { Xen } from '../../src/xen/xen.js';
+import { type FakeTables, writeDescriptorTables } from './fake-descriptors.js';
 import { FakeMemory } from './fake-memory.js';
 
 export const FAKE_BUILD = '39a640e6f1412319235087391df9f1c5e13ae920';
@@ -53,6 +54,8 @@ export class FakeXen implements View {
   readonly runQueue: bigint;
   readonly inService: number[][] = [[], []];
   readonly resources: readonly bigint[];
+  /** Of each CPU. */
+  readonly tables: readonly FakeTables[];
   readonly #vcpus: FakeVcpu[] = [];
   readonly #registers: CpuRegisters[] = [emptyRegisters(), emptyRegisters()];
   readonly #root: number;
@@ -74,6 +77,7 @@ export class FakeXen implements View {
     const stackSize = Number(this.#constant('STACK_SIZE'));
     this.#stacks = this.#forCpus(() => this.alloc(stackSize, stackSize));
     this.#forCpus((cpu) => this.#writeCpu(cpu));
+    this.tables = writeDescriptorTables(this);
     this.resources = this.#forCpus(() => this.new('sched_resource'));
     this.runQueue = this.#writeScheduler();
     const idleDomain = this.#newDomain(Number(this.#constant('DOMID_IDLE')), 'idle');

@@ -17,6 +17,7 @@ import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { lostItsStack, readSituation } from '../xen/cpus.js';
+import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import { Urgency } from './priority.js';
 import { recover } from './recover.js';
@@ -215,18 +216,22 @@ export class Guard {
     return undefined;
   }
 
-  /** A CPU that lost its stack and had no other one to take the fault on. A reset that was asked for has no such CPU. */
+  /**
+   * A CPU that lost its stack and had no other one to take the fault on, or whose tables for that are damaged. A reset that was
+   * asked for has no such CPU.
+   */
   async #onTripleFault(stop: Stop): Promise<Sighting | undefined> {
     const { machine } = this.#target;
     const view = await machine.capture();
     const xen = this.#target.at(view);
     const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
-    const lost = cpus.find((state) => lostItsStack(xen, state));
+    const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
+    const lost = cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
     if (lost === undefined) return undefined;
     // Where QEMU refuses, the machine is what it was: one that cannot go on.
     if (!(await machine.revive().catch(() => false))) return undefined;
     const at = xen.profile.describe(lost.registers.rip);
-    const summary = `triple fault in Xen at ${at}`;
+    const summary = `triple fault ${lost.where === 'guest' ? `in ${lost.current.name}` : 'in Xen'} at ${at}`;
     return { failure: { kind: 'machine-stop', cpu: lost.cpu, at, summary, detectedAtMs: stop.atMs }, view };
   }
 

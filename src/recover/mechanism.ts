@@ -1,9 +1,11 @@
 /** From a frozen machine to a checked plan. Pure: the same view gives the same plan, always. */
 import { isNinelivesError } from '../common/errors.js';
 import { type CpuState, readSituation } from '../xen/cpus.js';
+import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
 import { heapLocks, staticLocks } from '../xen/locks.js';
+import { takenOut } from '../xen/taken-out.js';
 import type { Xen } from '../xen/xen.js';
 import { PlanBuilder } from './builder.js';
 import { auditPlan } from './check.js';
@@ -29,12 +31,16 @@ const GRANT_CODE = /grant|gnt|gref|active_entry|acquire_/;
 
 export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
   const { without, scope = 'touched', now = () => 0 } = options;
-  const read = attempt(() => readSituation(xen, facts, listDomains(xen)));
+  const read = attempt(() => {
+    const seen = readSituation(xen, facts, listDomains(xen));
+    const damaged = tableDefects(xen, seen.cpus);
+    return { damaged, situation: takenOut(seen, new Set(damaged.map(({ cpu }) => cpu))) };
+  });
   if ('damage' in read) {
     const problems = [{ step: 'situation', message: `what runs where cannot be told: ${read.damage}` }];
     return { mechanism: mechanism.name, edits: [], steps: [], cpus: [], problems };
   }
-  const situation = read.value;
+  const { situation, damaged } = read.value;
   const plan = new PlanBuilder(xen);
   const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
   const wasIn = (pattern: RegExp): boolean =>
@@ -46,6 +52,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     scope,
     facts,
     situation,
+    tableDefects: damaged,
     abandoned,
     wasIn,
     locks: {

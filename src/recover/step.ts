@@ -1,5 +1,6 @@
 /** What a step of a recovery mechanism is. */
 import type { CpuState, Situation } from '../xen/cpus.js';
+import type { TableDefect } from '../xen/descriptors.js';
 import type { EntryFacts } from '../xen/entry.js';
 import type { LockInstance } from '../xen/locks.js';
 import type { Xen } from '../xen/xen.js';
@@ -14,6 +15,8 @@ export interface StepContext {
   readonly facts: EntryFacts;
   /** What was going on when the machine froze. */
   readonly situation: Situation;
+  /** What is wrong with the descriptor tables of any CPU. */
+  readonly tableDefects: readonly TableDefect[];
   /** CPUs whose hypervisor thread is dropped. The others stand in a guest or wait for an interrupt. */
   readonly abandoned: readonly CpuState[];
   /** How far to look: for what abandoned threads can have touched, or, in an audit and a rehearsal, for everything. */

@@ -4,6 +4,7 @@ import { type CpuRegisters, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
+import type { XenObject } from './object.js';
 import {
   type BacktraceEntry,
   backtrace,
@@ -30,6 +31,8 @@ export interface CpuState {
   readonly backtrace: readonly BacktraceEntry[];
   /** Traps taken inside Xen, innermost first; the last one is where the first failure on this CPU happened. */
   readonly traps: readonly TrapFrame[];
+  /** Registers of a PV guest whose trap could not be delivered: the CPU was in its guest when the failure happened. */
+  readonly guestTrap?: Pick<XenObject, 'u64'>;
 }
 
 export interface Situation {
@@ -52,12 +55,48 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const loaded = noted ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
+  const guestTrap = inside && current.domain.kind === 'pv' ? guestDoubleFault(xen, stack, registers) : undefined;
+  if (guestTrap !== undefined) return fromGuest(xen, { cpu, registers, stack, current, loaded, where }, guestTrap);
   const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
   const state = { cpu, registers, stack, current, loaded, where, traps };
   return {
     ...state,
     hypercall: inside && current.domain.kind === 'pv' ? hypercallProgress(xen, facts, state) : { state: 'none' },
     backtrace: where === 'guest' ? [] : backtrace(xen, stack, registers),
+  };
+}
+
+/** Page of a CPU's stack on which double faults are taken (Xen 4.17, asm-x86/current.h); their frame is at its end. */
+const DOUBLE_FAULT_PAGE = 4n;
+const DOUBLE_FAULT = 8;
+
+/**
+ * A trap of a guest that could not be delivered, such as through a damaged gate, is a double fault: the only one of which
+ * Xen does not move the guest's registers to their place, since it is not meant to be survived.
+ */
+function guestDoubleFault(xen: Xen, stack: CpuStack, { rsp }: CpuRegisters): XenObject | undefined {
+  const page = stack.base + DOUBLE_FAULT_PAGE * BigInt(PAGE_SIZE);
+  if (rsp < page || rsp >= page + BigInt(PAGE_SIZE)) return undefined;
+  const frame = xen.object('cpu_user_regs', page + BigInt(PAGE_SIZE - xen.sizeOf('cpu_user_regs')));
+  const fromGuest = (frame.num('cs') & 3) === 3 && (frame.num('entry_vector') & 0xff) === DOUBLE_FAULT;
+  return fromGuest ? frame : undefined;
+}
+
+/** Nothing was on the CPU's primary stack: what lies there is older. */
+function fromGuest(
+  xen: Xen,
+  state: Pick<CpuState, 'cpu' | 'registers' | 'stack' | 'current' | 'loaded' | 'where'>,
+  frame: XenObject,
+): CpuState {
+  const { stack, registers } = state;
+  const rsp = stack.guestFrame + xen.offsetOf('cpu_user_regs', 'es');
+  const trap = { object: frame, address: frame.address, rip: frame.u64('rip'), rsp, vector: DOUBLE_FAULT };
+  return {
+    ...state,
+    guestTrap: frame,
+    hypercall: { state: 'none' },
+    traps: [{ ...trap, takenBy: 'double_fault' }],
+    backtrace: [{ address: registers.rip, text: xen.profile.describe(registers.rip) }],
   };
 }
 

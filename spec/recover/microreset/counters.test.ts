@@ -85,6 +85,16 @@ describe('rendezvous', () => {
     expect(findings).toHaveLength(2);
   });
 
+  it('tells CPUs that would take part in a stop of the machine that it is over', () => {
+    const stop = fake.symbol('stopmachine_data');
+    expect(planWith(fake, rendezvous).findings).toEqual([]);
+    fake.set('stopmachine_data', stop, 'nr_cpus', 1);
+    fake.set('stopmachine_data', stop, 'state', 2);
+    const { after, findings } = planWith(fake, rendezvous);
+    expect(after.object('stopmachine_data', stop).num('state')).toBe(fake.profile.enumValue('STOPMACHINE_EXIT'));
+    expect(findings).toEqual(['a stop of the machine: withdrawn']);
+  });
+
   it('flushes every CPU’s TLB, also those in a guest', () => {
     fake.registers(1).cr3 = 0x1234_5000n;
     const { plan } = planWith(fake, rendezvous);

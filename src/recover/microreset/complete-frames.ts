@@ -65,11 +65,21 @@ export const completeFrames: Step = {
   run(context) {
     for (const cpu of context.abandoned) {
       if (cpu.current.domain.kind === 'idle') continue;
-      if (cpu.traps.length === 0) completeFrozen(context, cpu);
+      if (cpu.guestTrap !== undefined) takeGuestTrap(context, cpu, cpu.guestTrap);
+      else if (cpu.traps.length === 0) completeFrozen(context, cpu);
       else completeFailed(context, cpu);
     }
   },
 };
+
+/** What the guest had when its trap could not be delivered; back in the guest, it traps again. */
+function takeGuestTrap({ plan, xen }: StepContext, { cpu, current, stack }: CpuState, trap: TrapFrame['object']): void {
+  const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  const reason = `${current.name}: registers as of its trap on CPU ${cpu}`;
+  for (const name of [...SAVE_ORDER, 'rip', 'cs', 'rflags', 'rsp', 'ss']) plan.set(frame, name, trap.u64(name), reason);
+  for (const name of ['error_code', 'entry_vector']) plan.set(frame, name, 0, reason);
+  plan.found(`CPU ${cpu}: ${current.name} was in its guest and could not deliver a trap`);
+}
 
 /** The instruction pointer is good: run on from it until the frame is complete. */
 function completeFrozen(context: StepContext, cpu: CpuState): void {

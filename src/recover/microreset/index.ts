@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
+import { descriptorTables } from './descriptor-tables.js';
 import { eventChannels } from './event-channels.js';
 import { fixedFields } from './fixed-fields.js';
 import { fpuState } from './fpu-state.js';
@@ -23,8 +24,10 @@ import { mappings } from './mappings.js';
 import { pageAllocator } from './page-allocator.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
+import { pauses } from './pauses.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
+import { rcu } from './rcu.js';
 import { rendezvous } from './rendezvous.js';
 import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
@@ -38,6 +41,7 @@ export const microreset: Mechanism = {
   name: 'microreset',
   steps: [
     text,
+    descriptorTables,
     lostStacks,
     cpuInfo,
     fixedFields,
@@ -59,9 +63,11 @@ export const microreset: Mechanism = {
     contextSwitch,
     fpuState,
     guestAreas,
+    pauses,
     scheduling,
     timers,
     tasklets,
+    rcu,
     interruptHandlers,
     inServiceVectors,
     softirqs,

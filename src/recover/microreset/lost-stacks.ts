@@ -9,7 +9,7 @@
  * fault. A breakpoint instruction is delivered whatever came before, and Xen's handler for one in its own code notes it and
  * goes on. There is one in front of `__x86_return_thunk`, as padding, and the thunk itself returns.
  */
-import { type CpuState, lostItsStack } from '../../xen/cpus.js';
+import { lostItsStack } from '../../xen/cpus.js';
 import type { Step, StepContext } from '../step.js';
 
 const RETURNING = '__x86_return_thunk';
@@ -21,12 +21,16 @@ export const lostStacks: Step = {
   removes: 'the memory of a double fault that could not be delivered, of a CPU whose stack pointer was lost',
   source: 'ours; Xen 4.17 hvm/svm/svm.c; AMD64 manual volume 2, chapter 8',
   run(context) {
-    for (const cpu of context.abandoned) if (lostItsStack(context.xen, cpu)) deliverSomething(context, cpu);
+    for (const state of context.abandoned) {
+      if (state.guestTrap !== undefined || !lostItsStack(context.xen, state)) continue;
+      context.plan.found(`CPU ${state.cpu}: its stack pointer was 0x${state.registers.rsp.toString(16)}`);
+      deliverSomething(context, state.cpu);
+    }
   },
 };
 
-function deliverSomething({ plan, xen }: StepContext, { cpu, registers }: CpuState): void {
-  plan.found(`CPU ${cpu}: its stack pointer was 0x${registers.rsp.toString(16)}`);
+/** Has a CPU that could not deliver a double fault deliver something else before all else. */
+export function deliverSomething({ plan, xen }: StepContext, cpu: number): void {
   const thunk = xen.profile.hasSymbol(RETURNING) ? xen.symbol(RETURNING) : undefined;
   const known = thunk !== undefined && xen.memory.isMapped(thunk - 1n);
   const fits = known && xen.memory.u8(thunk - 1n) === INT3 && xen.memory.u8(thunk) === RET;

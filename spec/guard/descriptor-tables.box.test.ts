@@ -1,0 +1,85 @@
+/** Bits of the tables by which a CPU finds its handlers and stacks, turned in a real box. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { silent } from '../../src/common/progress.js';
+import { Guard } from '../../src/guard/guard.js';
+import { findTarget, type Target } from '../../src/guard/target.js';
+import { type Box, openBox } from '../../src/testbed/box.js';
+import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import { ChainOracle } from '../../src/workload/chain.js';
+import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
+import { readSituation } from '../../src/xen/cpus.js';
+import { tableDefects } from '../../src/xen/descriptors.js';
+import { listDomains } from '../../src/xen/domains.js';
+import type { Xen } from '../../src/xen/xen.js';
+
+/** A slow or busy host needs most of it. */
+const REVIVAL_MS = 30_000;
+const GATE = 16n;
+const PAGE_FAULT = 14n;
+
+let box: Box;
+let target: Target;
+beforeAll(async () => {
+  box = await openBox(DEFAULT_BOX, silent);
+});
+afterAll(async () => {
+  await box?.stop();
+});
+beforeEach(async () => {
+  await box.restore();
+  await sleep(1000);
+  await box.machine.freeze();
+  target = await findTarget(box.machine);
+});
+
+const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
+
+async function allRevive(before: Sample): Promise<boolean> {
+  const oracle = new ChainOracle();
+  const guests = DEFAULT_BOX.guests.map(({ name, kind }) => ({ name, kind }));
+  const expected = [{ name: 'dom0', kind: 'dom0' as const }, ...guests];
+  for (const end = performance.now() + REVIVAL_MS; performance.now() < end; ) {
+    await sleep(250);
+    if (allWell(judge(before, before, [sample()], { expected, oracle }))) return true;
+  }
+  return false;
+}
+
+const gate = (xen: Xen, cpu: number, vector: bigint): bigint =>
+  xen.memory.u64(xen.symbol('idt_tables') + BigInt(8 * cpu)) + GATE * vector;
+
+describe('descriptor tables of a real box', () => {
+  it('are what they must be, whatever its CPUs do', async () => {
+    for (let look = 0; look < 8; look++) {
+      const xen = target.at(await box.machine.capture());
+      expect(tableDefects(xen, readSituation(xen, target.facts, listDomains(xen)).cpus)).toEqual([]);
+      await box.machine.resume();
+      await sleep(50);
+      await box.machine.freeze();
+    }
+  });
+
+  it.each([
+    ['the gate of page faults', (xen: Xen) => [gate(xen, 1, PAGE_FAULT) + 5n, 7] as const],
+    ['the primary stack', (xen: Xen) => [xen.perCpu('tss_page', 2) + 64n + 4n + 5n, 6] as const],
+    ['the code segment', (xen: Xen) => [xen.memory.u64(xen.perCpu('gdt', 3)) + 8n + 5n, 7] as const],
+  ])('are repaired, and every VM lives, when %s lost a bit', async (_, place) => {
+    const guard = await Guard.attach(target, {});
+    await guard.warm;
+    await box.machine.freeze();
+    const before = sample();
+    const xen = target.at(await box.machine.capture());
+    const [address, bit] = place(xen);
+    const physical = xen.memory.physicalAddress(address);
+    box.machine.ram.write(physical, Uint8Array.of(xen.memory.u8(address) ^ (1 << bit)));
+    await box.machine.resume();
+    const recovery = await guard.nextRecovery(30_000);
+    expect(recovery).toMatchObject({ result: 'resumed', plan: { problems: [] } });
+    const step = recovery!.plan.steps.find(({ name }) => name === 'descriptor-tables');
+    expect(step!.findings).toHaveLength(1);
+    expect(await allRevive(before)).toBe(true);
+    expect(guard.failures).toBe(1);
+    guard.stop();
+  });
+});
