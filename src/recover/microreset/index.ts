@@ -19,6 +19,7 @@ import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { mappings } from './mappings.js';
+import { memoryOps } from './memory-ops.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
 import { perCpuState } from './per-cpu-state.js';
@@ -42,6 +43,7 @@ export const microreset: Mechanism = {
     bounceFrames,
     batchProgress,
     grantProgress,
+    memoryOps,
     retryHypercalls,
     vmExits,
     perCpuState,
