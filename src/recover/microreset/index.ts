@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
+import { eventBinds } from './event-binds.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
 import { grantProgress } from './grant-progress.js';
@@ -44,6 +45,7 @@ export const microreset: Mechanism = {
     batchProgress,
     grantProgress,
     memoryOps,
+    eventBinds,
     retryHypercalls,
     vmExits,
     perCpuState,
