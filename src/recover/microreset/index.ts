@@ -9,6 +9,7 @@ import { bounceFrames } from './bounce-frames.js';
 import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
+import { domctl } from './domctl.js';
 import { eventBinds } from './event-binds.js';
 import { eventChannels } from './event-channels.js';
 import { fpuState } from './fpu-state.js';
@@ -23,6 +24,7 @@ import { mappings } from './mappings.js';
 import { memoryOps } from './memory-ops.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
+import { pauseCounts } from './pause-counts.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rendezvous } from './rendezvous.js';
@@ -46,6 +48,8 @@ export const microreset: Mechanism = {
     grantProgress,
     memoryOps,
     eventBinds,
+    domctl,
+    pauseCounts,
     retryHypercalls,
     vmExits,
     perCpuState,
