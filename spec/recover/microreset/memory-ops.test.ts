@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { batchProgress } from '../../../src/recover/microreset/batch-progress.js';
 import { memoryOps } from '../../../src/recover/microreset/memory-ops.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
 import { NO_PAGE } from '../../../src/xen/domain-pages.js';
@@ -263,6 +264,48 @@ describe('pages that are being exchanged', () => {
     list(old, old + 1);
     fake.put(inGuest(LIST + 0x40n), 8, PLACE);
     expect(answers(drop(EXCHANGE))).toBe(BigInt(MEMORY_OP));
+  });
+});
+
+describe('a memory operation in a multicall', () => {
+  const MULTICALL = 13;
+  const ELEMENTS = GUEST_KERNEL + 0xa00n;
+  /** The second of three elements is under way. */
+  function dropIn(command: number): Outcome {
+    for (let n = 0; n < 3; n++) {
+      const at = inGuest(ELEMENTS + BigInt(64 * n));
+      const fields = [MEMORY_OP, 0, command + (n === 1 ? 0 : 64 * n + 64), ARGUMENT];
+      for (const [field, value] of fields.entries()) fake.put(at + BigInt(8 * field), 8, value);
+    }
+    const copy = fake.fieldAt('vcpu', fake.dom0.address, 'mc_state.call');
+    for (const [field, value] of [MEMORY_OP, 0, command, ARGUMENT].entries())
+      fake.put(copy + BigInt(8 * field), 8, value);
+    fake.put(fake.fieldAt('vcpu', fake.dom0.address, 'mc_state.flags'), 1, 1);
+    fake.setHypercall(0, MULTICALL);
+    fake.setFrame(0, { rdi: ELEMENTS, rsi: 3 });
+    fake.enterXen(0, 'do_memory_op');
+    fake.setSlot(0, fake.symbol('lstar_enter') + 5n);
+    return planWith(fake, batchProgress, memoryOps, retryHypercalls);
+  }
+  const left = ({ after }: Outcome): bigint[] => {
+    const frame = after.object('cpu_user_regs', fake.frame(0));
+    return [frame.u64('rdi') - ELEMENTS, frame.u64('rsi')];
+  };
+
+  it('goes on behind what was done', () => {
+    reservation(0, 2);
+    list(give(dom0(), [PLACE]), PLACE + 1n);
+    const outcome = dropIn(POPULATE);
+    expect(left(outcome)).toEqual([64n, 2n]);
+    expect(outcome.after.memory.u64(inGuest(ELEMENTS + 64n) + 16n)).toBe(BigInt(POPULATE | (1 << 6)));
+  });
+
+  it('is not repeated when it had its effect', () => {
+    const p2m = fake.new('p2m_domain');
+    fake.set('domain', hvm(), 'arch.p2m', p2m);
+    fake.set('p2m_domain', p2m, 'phys_table', BigInt(fake.memory.newTable()) >> 12n);
+    argument('xen_remove_from_physmap', { domid: 1, gpfn: 5n });
+    expect(left(dropIn(REMOVE))).toEqual([128n, 1n]);
   });
 });
 

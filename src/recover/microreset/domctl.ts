@@ -12,9 +12,8 @@
 import type { CpuState } from '../../xen/cpus.js';
 import type { Domain } from '../../xen/domains.js';
 import { GuestStruct } from '../../xen/guest-struct.js';
-import type { XenObject } from '../../xen/object.js';
-import { note, type Step, type StepContext } from '../step.js';
-import { answer, hypercallFrame, namedDomain, valuesInHand } from './under-way.js';
+import type { Step, StepContext } from '../step.js';
+import { namedDomain, type UnderWay, underWay, valuesInHand } from './under-way.js';
 
 const DOMCTL = 36;
 /** XEN_DOMCTL_* (public/domctl.h). */
@@ -35,22 +34,22 @@ export const domctl: Step = {
   source: 'ours, for the undo log of Le and Tamir, UCLA TR 140019; Xen 4.17 common/domctl.c',
   run(context) {
     for (const cpu of context.abandoned) {
-      const frame = hypercallFrame(context, cpu, DOMCTL);
-      const given = frame && GuestStruct.at(context.xen, cpu.current.object, 'xen_domctl', frame.u64('rdi'));
-      if (frame === undefined || given === undefined) continue;
+      const call = underWay(context, cpu, DOMCTL);
+      const given = call && GuestStruct.at(context.xen, cpu.current.object, 'xen_domctl', call.arguments[0]!);
+      if (call === undefined || given === undefined) continue;
       const command = given.num('cmd');
-      if (command === CREATE) create(context, cpu, frame, given);
+      if (command === CREATE) create(context, call, given);
       else if (command === PAUSE || command === UNPAUSE) {
         const domain = namedDomain(context, cpu, given.num('domain'));
         if (domain === undefined) continue;
         if (command === PAUSE) pause(context, cpu, domain);
-        else unpause(context, cpu, frame, domain);
+        else unpause(context, call, domain);
       }
     }
   },
 };
 
-function create(context: StepContext, cpu: CpuState, frame: XenObject, given: GuestStruct): void {
+function create(context: StepContext, call: UnderWay, given: GuestStruct): void {
   const { plan, situation } = context;
   const asked = given.num('domain');
   const isAsked = asked > 0 && asked < DOMID_FIRST_RESERVED;
@@ -64,8 +63,7 @@ function create(context: StepContext, cpu: CpuState, frame: XenObject, given: Gu
     plan.writeBytes(domain.object.at('handle'), handle, reason);
     enterHash(context, domain);
     plan.write(target, 2, domain.id, reason);
-    answer(context, frame, 0n, reason);
-    note(context, cpu.cpu, 'domctl is finished');
+    call.finish(reason);
     return;
   }
 }
@@ -95,13 +93,10 @@ function pause(context: StepContext, cpu: CpuState, domain: Domain): void {
   if (controller > 0 && (isHalf || isPutting)) setController(context, domain, controller - 1);
 }
 
-function unpause(context: StepContext, cpu: CpuState, frame: XenObject, domain: Domain): void {
+function unpause(context: StepContext, call: UnderWay, domain: Domain): void {
   const { controller, pauses } = counts(domain);
   if (pauses > controller) setController(context, domain, controller + 1);
-  else if (controller === 0) {
-    answer(context, frame, 0n, `d${domain.id} is unpaused`);
-    note(context, cpu.cpu, 'domctl is finished');
-  }
+  else if (controller === 0) call.finish(`d${domain.id} is unpaused`);
 }
 
 const counts = ({ object }: Domain): { controller: number; pauses: number } => ({

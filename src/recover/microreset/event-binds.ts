@@ -19,8 +19,8 @@ import type { Domain } from '../../xen/domains.js';
 import { GuestStruct } from '../../xen/guest-struct.js';
 import { eventChannel, eventChannels } from '../../xen/heap.js';
 import type { XenObject } from '../../xen/object.js';
-import { note, type Step, type StepContext } from '../step.js';
-import { answer, hypercallFrame, namedDomain } from './under-way.js';
+import type { Step, StepContext } from '../step.js';
+import { namedDomain, type UnderWay, underWay } from './under-way.js';
 
 const EVENT_CHANNEL_OP = 32;
 /** EVTCHNOP_* (public/event_channel.h): what is judged, and the argument's type. */
@@ -40,7 +40,7 @@ const PAGE_SHIFT = 12;
 interface Call {
   readonly context: StepContext;
   readonly cpu: CpuState;
-  readonly frame: XenObject;
+  readonly call: UnderWay;
   readonly given: GuestStruct;
   readonly caller: Domain;
 }
@@ -51,11 +51,11 @@ export const eventBinds: Step = {
   source: 'ours, for the undo log of Le and Tamir, UCLA TR 140019; Xen 4.17 common/event_channel.c',
   run(context) {
     for (const cpu of context.abandoned) {
-      const frame = hypercallFrame(context, cpu, EVENT_CHANNEL_OP);
-      const operation = frame && OPERATIONS.get(BigInt.asUintN(32, frame.u64('rdi')));
-      if (frame === undefined || operation === undefined) continue;
-      const given = GuestStruct.at(context.xen, cpu.current.object, operation.struct, frame.u64('rsi'));
-      if (given !== undefined) operation.judge({ context, cpu, frame, given, caller: cpu.current.domain });
+      const call = underWay(context, cpu, EVENT_CHANNEL_OP);
+      const operation = call && OPERATIONS.get(BigInt.asUintN(32, call.arguments[0]!));
+      if (call === undefined || operation === undefined) continue;
+      const given = GuestStruct.at(context.xen, cpu.current.object, operation.struct, call.arguments[1]!);
+      if (given !== undefined) operation.judge({ context, cpu, call, given, caller: cpu.current.domain });
     }
     for (const domain of context.situation.domains) if (domain.kind !== 'idle') recount(context, domain);
   },
@@ -70,12 +70,11 @@ function release({ context }: Call, domain: Domain, channel: XenObject): void {
   context.plan.found(reason);
 }
 
-function finish({ context, cpu, frame, given }: Call, field: string | undefined, port: number, what: string): void {
+function finish({ context, call, given }: Call, field: string | undefined, port: number, what: string): void {
   const target = field === undefined ? undefined : given.inDirectMap(field);
   if (field !== undefined && target === undefined) return;
   if (target !== undefined) context.plan.write(target, 4, port, what);
-  answer(context, frame, 0n, what);
-  note(context, cpu.cpu, 'event_channel_op is finished');
+  call.finish(what);
 }
 
 function leadsTo(channel: XenObject, domain: Domain, port: number): boolean {

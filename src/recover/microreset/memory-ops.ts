@@ -29,9 +29,8 @@ import type { Domain } from '../../xen/domains.js';
 import { frameCount, pageInfo } from '../../xen/frames.js';
 import { guestBytes, guestInDirectMap } from '../../xen/guest-memory.js';
 import { GuestStruct } from '../../xen/guest-struct.js';
-import type { XenObject } from '../../xen/object.js';
 import { note, type Step, type StepContext } from '../step.js';
-import { answer, hypercallFrame, namedDomain, valuesInHand } from './under-way.js';
+import { namedDomain, type UnderWay, underWay, valuesInHand } from './under-way.js';
 
 const MEMORY_OP = 12;
 /** public/memory.h; `MEMOP_EXTENT_SHIFT`: the upper bits of the command say where a preempted call goes on. */
@@ -53,19 +52,19 @@ export const memoryOps: Step = {
   source: 'ours, for the undo log of Le and Tamir, UCLA TR 140019; Xen 4.17 common/memory.c',
   run(context) {
     for (const cpu of context.abandoned) {
-      const frame = hypercallFrame(context, cpu, MEMORY_OP);
-      if (frame === undefined) continue;
-      switch (frame.u64('rdi') & COMMAND_MASK) {
+      const call = underWay(context, cpu, MEMORY_OP);
+      if (call === undefined) continue;
+      switch (call.arguments[0]! & COMMAND_MASK) {
         case POPULATE:
         case INCREASE:
         case DECREASE:
-          reservation(context, cpu, frame);
+          reservation(context, cpu, call);
           break;
         case EXCHANGE:
-          exchange(context, cpu, frame);
+          exchange(context, cpu, call);
           break;
         case REMOVE_FROM_PHYSMAP:
-          removal(context, cpu, frame);
+          removal(context, cpu, call);
           break;
       }
     }
@@ -81,36 +80,28 @@ interface Extents {
   readonly order: number;
 }
 
-function reservation(context: StepContext, cpu: CpuState, frame: XenObject): void {
-  const { plan, xen } = context;
-  const extents = readExtents(context, cpu, frame, 'xen_memory_reservation', frame.u64('rsi'));
+function reservation(context: StepContext, cpu: CpuState, call: UnderWay): void {
+  const extents = readExtents(context, cpu, call);
   if (extents === undefined) return;
-  const command = frame.u64('rdi') & COMMAND_MASK;
+  const command = call.arguments[0]! & COMMAND_MASK;
   const done =
     command === DECREASE
       ? releasedExtents(context, cpu, extents)
       : populatedExtents(context, cpu, extents, command === POPULATE);
   if (done <= extents.first) return;
   const reason = `${done} of ${extents.count} extents of d${extents.domain.id} are done`;
-  plan.set(xen.object('cpu_user_regs', frame.address), 'rdi', command | (done << EXTENT_SHIFT), reason);
-  plan.found(reason);
+  call.setFirst(command | (done << EXTENT_SHIFT), reason);
+  context.plan.found(reason);
   note(context, cpu.cpu, `memory_op goes on at extent ${done}`);
 }
 
-function readExtents(
-  context: StepContext,
-  cpu: CpuState,
-  frame: XenObject,
-  struct: string,
-  at: bigint,
-): Extents | undefined {
-  const { xen } = context;
-  const given = GuestStruct.at(xen, cpu.current.object, struct, at);
+function readExtents(context: StepContext, cpu: CpuState, { arguments: [command, at] }: UnderWay): Extents | undefined {
+  const given = GuestStruct.at(context.xen, cpu.current.object, 'xen_memory_reservation', at!);
   if (given === undefined) return undefined;
   const domain = namedDomain(context, cpu, given.num('domid'));
   const order = given.num('extent_order');
   const count = given.u64('nr_extents');
-  const first = frame.u64('rdi') >> EXTENT_SHIFT;
+  const first = command! >> EXTENT_SHIFT;
   if (domain === undefined || order > MAX_ORDER || count > LONGEST_LIST || first >= count) return undefined;
   return { domain, list: given.u64('extent_start'), first, count, order };
 }
@@ -278,23 +269,21 @@ function endRelease(context: StepContext, cpu: CpuState, extents: Extents, frame
   plan.found(reason);
 }
 
-function removal(context: StepContext, cpu: CpuState, frame: XenObject): void {
+function removal(context: StepContext, cpu: CpuState, call: UnderWay): void {
   const { xen } = context;
-  const given = GuestStruct.at(xen, cpu.current.object, 'xen_remove_from_physmap', frame.u64('rsi'));
+  const given = GuestStruct.at(xen, cpu.current.object, 'xen_remove_from_physmap', call.arguments[1]!);
   const domain = given && namedDomain(context, cpu, given.num('domid'));
   if (given === undefined || domain?.kind !== 'hvm' || isInPhysmap(xen, domain, given.u64('gpfn'))) return;
-  answer(context, frame, 0n, `d${domain.id} has nothing at guest frame 0x${given.u64('gpfn').toString(16)} any more`);
-  note(context, cpu.cpu, 'memory_op is finished');
+  call.finish(`d${domain.id} has nothing at guest frame 0x${given.u64('gpfn').toString(16)} any more`);
 }
 
 /**
  * One chunk is exchanged at a time, and its result is in the list of what is given out: machine frames of the domain that
  * have the places asked for. Linux exchanges one chunk; with more, those in front of it are done.
  */
-function exchange(context: StepContext, cpu: CpuState, frame: XenObject): void {
+function exchange(context: StepContext, cpu: CpuState, call: UnderWay): void {
   const { plan, xen } = context;
-  const at = frame.u64('rsi');
-  const given = GuestStruct.at(xen, cpu.current.object, 'xen_memory_exchange', at);
+  const given = GuestStruct.at(xen, cpu.current.object, 'xen_memory_exchange', call.arguments[1]!);
   if (given === undefined) return;
   const domain = namedDomain(context, cpu, given.num('in.domid'));
   if (domain?.kind !== 'pv') return;
@@ -318,6 +307,5 @@ function exchange(context: StepContext, cpu: CpuState, frame: XenObject): void {
   if (!isTold || !isGone || counter === undefined) return;
   const reason = `d${domain.id} has its ${put.count} extents in exchange`;
   plan.write(counter, 8, taken.count, reason);
-  answer(context, frame, 0n, reason);
-  note(context, cpu.cpu, 'memory_op is finished');
+  call.finish(reason);
 }
