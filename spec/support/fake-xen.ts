@@ -27,6 +27,7 @@ const SIZE = 32 * MIB;
 const TABLES = MIB;
 const IMAGE = { at: 4 * MIB, bytes: 8 * MIB };
 const FRAME_TABLE = { at: 12 * MIB, bytes: 2 * MIB };
+const PLACES = { at: 14 * MIB, bytes: 2 * MIB };
 const HEAP = 16 * MIB;
 export const GUEST_KERNEL = 0xffff_ffff_8100_0000n;
 export const GUEST_PROCESS = 0x40_0000n;
@@ -70,6 +71,7 @@ export class FakeXen implements View {
     memory.mapLarge(this.#root, start, IMAGE.at, IMAGE.bytes);
     memory.mapLarge(this.#root, this.#constant('DIRECTMAP_VIRT_START'), 0, SIZE);
     memory.mapLarge(this.#root, this.#constant('FRAMETABLE_VIRT_START'), FRAME_TABLE.at, FRAME_TABLE.bytes);
+    memory.mapLarge(this.#root, this.#constant('RDWR_MPT_VIRT_START'), PLACES.at, PLACES.bytes);
     this.#writeImage();
     const areaStart = this.symbol('__per_cpu_start');
     const areaSize = Number(this.symbol('__per_cpu_data_end') - areaStart);
@@ -282,7 +284,8 @@ export class FakeXen implements View {
     );
     if (address >= direct!) return Number(address - direct!);
     if (address >= frames!) return FRAME_TABLE.at + Number(address - frames!);
-    return IMAGE.at + Number(address - image!);
+    if (address >= image!) return IMAGE.at + Number(address - image!);
+    return PLACES.at + Number(address - this.#constant('RDWR_MPT_VIRT_START'));
   }
 
   #constant(name: string): bigint {

@@ -28,6 +28,16 @@ export function* eventChannels(xen: Xen, domain: Domain): Generator<XenObject> {
   for (const { address, channels } of eventChannelBuckets(xen, domain)) yield* eventChannelsIn(xen, address, channels);
 }
 
+/** The channel behind a port; `undefined` where the domain has none of that number. */
+export function eventChannel(xen: Xen, domain: Domain, port: number): XenObject | undefined {
+  let first = 0;
+  for (const { address, channels } of eventChannelBuckets(xen, domain)) {
+    if (port < first + channels) return xen.object('evtchn', address + BigInt((port - first) * xen.sizeOf('evtchn')));
+    first += channels;
+  }
+  return undefined;
+}
+
 const bucketAt = (xen: Xen, table: bigint, index: number): bigint =>
   table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * index));
 

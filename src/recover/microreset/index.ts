@@ -10,6 +10,8 @@ import { completeFrames } from './complete-frames.js';
 import { contextSwitch } from './context-switch.js';
 import { cpuInfo } from './cpu-info.js';
 import { descriptorTables } from './descriptor-tables.js';
+import { domctl } from './domctl.js';
+import { eventBinds } from './event-binds.js';
 import { eventChannels } from './event-channels.js';
 import { fixedFields } from './fixed-fields.js';
 import { fpuState } from './fpu-state.js';
@@ -21,6 +23,7 @@ import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
 import { mappings } from './mappings.js';
+import { memoryOps } from './memory-ops.js';
 import { pageAllocator } from './page-allocator.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
@@ -49,6 +52,9 @@ export const microreset: Mechanism = {
     bounceFrames,
     batchProgress,
     grantProgress,
+    memoryOps,
+    eventBinds,
+    domctl,
     retryHypercalls,
     vmExits,
     perCpuState,

@@ -7,7 +7,8 @@
  * The toolstack's own requests to pause and to let run, and a guest's shutdown, are retried and must not count twice: what such
  * a request had done is undone. Which one it was stands in the request, how far it was on the dropped thread's stack.
  *
- * A domain that is being destroyed stays paused for ever and is left alone.
+ * A domain that is being destroyed stays paused for ever and is left alone, and so is one whose dirty pages are being read in a call
+ * that was preempted.
  */
 import type { CpuState } from '../../xen/cpus.js';
 import type { Domain } from '../../xen/domains.js';
@@ -76,7 +77,7 @@ const wasIn = ({ backtrace }: CpuState, name: string): boolean =>
 
 function recount({ plan, xen }: StepContext, domain: Domain): void {
   const object = xen.object('domain', domain.address);
-  if (object.num('is_dying') !== 0) return;
+  if (object.num('is_dying') !== 0 || object.u64('arch.paging.preempt.dom') !== 0n) return;
   correct(object, object.num('controller_pause_count'), `d${domain.id}`);
   // A vCPU of the toolstack's domain may wait for another CPU to carry its hypercall on.
   if (object.bool('is_privileged')) return;
