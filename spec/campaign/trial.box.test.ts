@@ -33,6 +33,9 @@ const TRIGGER: TriggerSpec = { type: 'timer', delayMs: [50, 600], instructions: 
 /** A slow or busy host needs most of it. */
 const REVIVAL_MS = 30_000;
 const RFLAGS_INTERRUPTS_OFF = 2;
+const HLT = 0xf4;
+/** Bytes of `machine_halt` up to its HLT, at least. */
+const HALT_WITHIN = 0x40;
 const JUMP_TO_ITSELF = [0xeb, 0xfe];
 
 let box: Box;
@@ -161,6 +164,19 @@ describe('a guard', () => {
     expect(recovery!.failure.stalledMs).toBeGreaterThan(100);
     expect(events.filter((event) => event.kind === 'failure')).toHaveLength(1);
     expect(timeless(replay(recovery!.capsule!))).toEqual(timeless(recovery!.plan));
+    guard.stop();
+  });
+
+  it('wakes a CPU that went to sleep with interrupts off', async () => {
+    const guard = await Guard.attach(target);
+    const before = sample();
+    const cpu = await freezeInXen();
+    const halt = target.xen.symbol('machine_halt');
+    const at = halt + BigInt(target.xen.memory.bytes(halt, HALT_WITHIN).indexOf(HLT));
+    await box.machine.writeRegisters(cpu, { rip: at, rflags: RFLAGS_INTERRUPTS_OFF });
+    expect(await guard.nextRecovery(30_000)).toMatchObject({ result: 'resumed', failure: { kind: 'hang', cpu } });
+    expect(await guard.nextRecovery(2000)).toBeUndefined();
+    expect(await allRevive(before)).toBe(true);
     guard.stop();
   });
 

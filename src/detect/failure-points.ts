@@ -5,6 +5,7 @@
  * They are also chosen for the pages they lie on. QEMU executes a page with a breakpoint one instruction at a time, so a
  * breakpoint on a page with hot code would slow every guest (qemu-notes 5.3; the `bench/guard-overhead` benchmark).
  */
+import { attempt } from '../xen/damage.js';
 import { backtrace, cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import type { Failure, FailureKind } from './failure.js';
@@ -28,25 +29,21 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
   const registers = xen.view.registers(cpu);
   const point = POINTS.find(({ symbol }) => xen.symbol(symbol) === registers.rip);
   if (point === undefined) return undefined;
-  const caller = xen.profile.resolve(xen.memory.u64(registers.rsp))?.name ?? '';
+  const caller = returnsTo(xen, registers.rsp);
   if (point.symbol === 'machine_halt' && isDom0Shutdown(xen, cpu)) return undefined;
   if (point.symbol !== 'show_execution_state') {
     const at =
       point.symbol === 'fatal_trap' || point.symbol === 'do_double_fault' ? trapAt(xen, registers.rdi) : undefined;
     return { kind: point.kind, cpu, summary: point.what, detectedAtMs, ...(at === undefined ? {} : { at }) };
   }
-  if (!caller.startsWith('do_')) return undefined;
-  const frame = xen.object('cpu_user_regs', registers.rdi);
-  const rip = frame.u64('rip');
+  if (caller?.startsWith('do_') === false) return undefined;
+  const trap = trapOf(xen, registers.rdi);
+  // A CPU that went astray comes here by accident too, with whatever is in its registers.
+  if (trap === undefined || caller === undefined) return { kind: 'fatal-trap', cpu, summary: point.what, detectedAtMs };
+  const { rip, vector } = trap;
   const at = xen.profile.describe(rip);
   if (caller !== 'do_invalid_op') {
-    return {
-      kind: 'fatal-trap',
-      cpu,
-      at,
-      summary: `${vectorName(frame.num('entry_vector'))} in Xen at ${at}`,
-      detectedAtMs,
-    };
+    return { kind: 'fatal-trap', cpu, at, summary: `${vectorName(vector)} in Xen at ${at}`, detectedAtMs };
   }
   if (isWarning(xen, rip)) return undefined;
   return { kind: 'bug', cpu, at, summary: `BUG or invalid instruction at ${at}`, detectedAtMs };
@@ -54,12 +51,30 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
 
 /** dom0 switched itself off, or crashed: Xen halts the machine on its behalf and is not at fault. */
 function isDom0Shutdown(xen: Xen, cpu: number): boolean {
-  const entries = backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu));
-  return entries.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text));
+  const read = attempt(() => backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu)));
+  return (
+    'value' in read && read.value.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text))
+  );
+}
+
+/** The function that a stack pointer at a return address leads back to: '' where it is none, `undefined` where nothing can be read. */
+function returnsTo(xen: Xen, rsp: bigint): string | undefined {
+  const read = attempt(() => xen.memory.u64(rsp));
+  return 'value' in read ? (xen.profile.resolve(read.value)?.name ?? '') : undefined;
+}
+
+/** The trap whose frame is there; `undefined` where none can be read. */
+function trapOf(xen: Xen, address: bigint): { rip: bigint; vector: number } | undefined {
+  const read = attempt(() => {
+    const frame = xen.object('cpu_user_regs', address);
+    return { rip: frame.u64('rip'), vector: frame.num('entry_vector') };
+  });
+  return 'value' in read ? read.value : undefined;
 }
 
 function trapAt(xen: Xen, frame: bigint): string | undefined {
-  return xen.memory.isMapped(frame) ? xen.profile.describe(xen.object('cpu_user_regs', frame).u64('rip')) : undefined;
+  const trap = trapOf(xen, frame);
+  return trap === undefined ? undefined : xen.profile.describe(trap.rip);
 }
 
 const VECTORS: Readonly<Record<number, string>> = {

@@ -17,6 +17,7 @@ import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { lostItsStack, readSituation } from '../xen/cpus.js';
+import { attempt } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import { Urgency } from './priority.js';
@@ -118,8 +119,8 @@ export class Guard {
     const { machine } = this.#target;
     machine.capturesAtStops = true;
     try {
-      if (machine.state === 'frozen') await machine.resume();
-      this.#watch.reset();
+      const missed = await this.#goOn();
+      if (missed !== undefined) return await this.#onFailure(missed);
       while (!this.#stopped) {
         const left = deadline - performance.now();
         if (left <= 0) return undefined;
@@ -130,6 +131,17 @@ export class Guard {
     } finally {
       machine.capturesAtStops = false;
     }
+  }
+
+  /** Lets the machine run. It may have stopped by itself since the last recovery: then that is what is seen next. */
+  async #goOn(): Promise<Sighting | undefined> {
+    const { machine } = this.#target;
+    if (machine.state === 'frozen') {
+      if (machine.lastStop.kind !== 'paused') return this.#onStop(machine.lastStop);
+      await machine.resume();
+    }
+    this.#watch.reset();
+    return undefined;
   }
 
   async #onFailure(seen: Sighting): Promise<Recovery | undefined> {
@@ -224,9 +236,12 @@ export class Guard {
     const { machine } = this.#target;
     const view = await machine.capture();
     const xen = this.#target.at(view);
-    const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
-    const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
-    const lost = cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
+    const looked = attempt(() => {
+      const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
+      const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
+      return cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
+    });
+    const lost = 'value' in looked ? looked.value : undefined;
     if (lost === undefined) return undefined;
     // Where QEMU refuses, the machine is what it was: one that cannot go on.
     if (!(await machine.revive().catch(() => false))) return undefined;
@@ -250,17 +265,18 @@ export class Guard {
       const stop = await machine.freeze();
       const view = await machine.capture();
       const xen = this.#target.at(view);
-      if (stop.kind === 'breakpoint') return this.#onStop(stop);
-      const state = readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!;
+      if (stop.kind !== 'paused') return this.#onStop(stop);
+      const looked = attempt(() => readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!);
       const passed = performance.now() - begun;
-      if (state.where !== 'xen' || this.#progress(cpu) !== before) {
+      const isInXen = 'damage' in looked || looked.value.where === 'xen';
+      if (!isInXen || this.#progress(cpu) !== before) {
         this.#options.onEvent?.({ kind: 'false-alarm', cpu, stalledMs: stalledMs + passed });
         this.#watch.reset();
         await machine.resume();
         return undefined;
       }
       if (look === 1) {
-        const at = xen.profile.describe(state.registers.rip);
+        const at = xen.profile.describe(view.registers(cpu).rip);
         const total = stalledMs + passed;
         const summary = `CPU ${cpu} made no progress in Xen for ${Math.round(total)} ms, at ${at}`;
         const failure: Failure = { kind: 'hang', cpu, at, summary, detectedAtMs: stop.atMs, stalledMs: total };

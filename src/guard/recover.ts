@@ -6,6 +6,10 @@ import type { View } from '../x86/view.js';
 import { commit } from './commit.js';
 import { settle } from './settle.js';
 import type { Target } from './target.js';
+import { wakeHalted } from './wake.js';
+
+/** Failures in which CPUs can be found asleep with interrupts off. */
+const SLEEPERS: ReadonlySet<Failure['kind']> = new Set(['hang', 'halt']);
 
 export interface RecoverOptions {
   readonly mechanism: Mechanism;
@@ -48,7 +52,9 @@ export async function recover(
     return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
   }
   options.planned?.();
-  const registers = await commit(machine, xen.memory, plan);
+  const placed = await commit(machine, xen.memory, plan);
+  // Any other failure was told by a CPU that executes.
+  const registers = SLEEPERS.has(failure.kind) ? await wakeHalted(machine, xen, placed) : placed;
   const resumeStart = performance.now();
   await machine.resumeWith(registers);
   const done = performance.now();

@@ -13,6 +13,7 @@ import { loadProfile } from '../layout/profile.js';
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { type CpuRegisters, GENERAL_REGISTERS } from '../x86/registers.js';
 import type { LapicState, View } from '../x86/view.js';
+import { attempt } from '../xen/damage.js';
 import { readEntryFacts } from '../xen/entry.js';
 import { Xen } from '../xen/xen.js';
 import { type Mechanism, makePlan } from './mechanism.js';
@@ -129,7 +130,7 @@ export function saveCapsule(path: string, content: CapsuleContent): void {
   const { recording, xen, failure, mechanism, without = new Set<string>(), note = '' } = content;
   // A replay begins with nothing: have it record the entry code and the page tables, which the recovery knew already.
   const fresh = Xen.at(xen.profile, recording, xen.memory.root);
-  makePlan(mechanism, fresh, readEntryFacts(fresh), { without });
+  attempt(() => makePlan(mechanism, fresh, readEntryFacts(fresh), { without }));
   const { frames, zeroFrames, page } = recording.recorded();
   const header: z.infer<typeof headerSchema> = {
     format: FORMAT,

@@ -1,6 +1,6 @@
 /** From a frozen machine to a checked plan. Pure: the same view gives the same plan, always. */
-import { isNinelivesError } from '../common/errors.js';
 import { type CpuState, readSituation } from '../xen/cpus.js';
+import { attempt } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
@@ -36,15 +36,17 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     const damaged = tableDefects(xen, seen.cpus);
     return { damaged, situation: takenOut(seen, new Set(damaged.map(({ cpu }) => cpu))) };
   });
-  if ('damage' in read) {
-    const problems = [{ step: 'situation', message: `what runs where cannot be told: ${read.damage}` }];
-    return { mechanism: mechanism.name, edits: [], steps: [], cpus: [], problems };
-  }
+  if ('damage' in read) return noPlan(mechanism, `what runs where cannot be told: ${read.damage}`);
   const { situation, damaged } = read.value;
   const plan = new PlanBuilder(xen);
   const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
   const wasIn = (pattern: RegExp): boolean =>
     scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
+  const locks = attempt(() => ({
+    static: staticLocks(xen),
+    heap: heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries'),
+  }));
+  if ('damage' in locks) return noPlan(mechanism, `where locks are cannot be told: ${locks.damage}`);
   const context: StepContext = {
     plan,
     xen: plan.xen,
@@ -55,10 +57,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     tableDefects: damaged,
     abandoned,
     wasIn,
-    locks: {
-      static: staticLocks(xen),
-      heap: heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries'),
-    },
+    locks: locks.value,
     destinations: new Map(),
     notes: new Map(),
   };
@@ -93,17 +92,6 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   };
 }
 
-/** Runs what reads Xen. A pointer of Xen's that leads nowhere is a result; all else that goes wrong is our fault and thrown. */
-function attempt<T>(run: () => T): { readonly value: T } | { readonly damage: string } {
-  try {
-    return { value: run() };
-  } catch (error) {
-    if (isNinelivesError(error, 'NL_UNMAPPED') || isNinelivesError(error, 'NL_PROFILE_MISMATCH'))
-      return { damage: error.message };
-    throw error;
-  }
-}
-
 function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecord {
   const isAbandoned = abandoned.includes(state);
   const remarks = notes.get(state.cpu) ?? [];
@@ -117,4 +105,8 @@ function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecor
     abandoned: isAbandoned,
     retried: remarks.some((remark) => remark.endsWith('is retried')),
   };
+}
+
+function noPlan({ name }: Mechanism, message: string): Plan {
+  return { mechanism: name, edits: [], steps: [], cpus: [], problems: [{ step: 'situation', message }] };
 }

@@ -9,7 +9,8 @@ export function inspectionLines(
   options: { readonly width: number; readonly colors: ColorMode; readonly frames: number },
 ): string[] {
   const p = paint(options.colors);
-  const { xen, cpus, domains, heldLocks, lockCount, timers } = inspection;
+  const { width } = options;
+  const { xen, cpus, domains, heldLocks, lockCount, timers, missing } = inspection;
   const held = heldLocks.map((lock) => [p.yellow(lock.name), lock.kind, p.dim(lock.address)]);
   return [
     `${p.bold(`Xen ${xen.version}`)}  ${p.dim(`build-id ${xen.buildId}`)}`,
@@ -61,6 +62,9 @@ export function inspectionLines(
         p,
       ),
     ),
+    ...(missing.length === 0
+      ? []
+      : ['', p.bold('not to be seen'), ...missing.map((what) => `  ${cut(what, width - 2)}`)]),
   ];
 }
 

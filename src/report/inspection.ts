@@ -1,6 +1,7 @@
 /** What a frozen Xen looks like: CPUs, domains, held locks, timers, vectors in service. Read from any view. */
 
 import { readSituation } from '../xen/cpus.js';
+import { attempt } from '../xen/damage.js';
 import { allVcpus, type Domain, listDomains, type Vcpu } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
 import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
@@ -17,6 +18,8 @@ export interface Inspection {
   /** Locks that were looked at. */
   readonly lockCount: number;
   readonly timers: readonly InspectedTimers[];
+  /** What could not be read, and why: a capsule holds the pages that the recovery read, and no others. */
+  readonly missing: readonly string[];
 }
 
 export interface InspectedCpu {
@@ -56,21 +59,48 @@ export interface InspectedTimers {
   readonly defect?: string;
 }
 
-/** @throws NL_UNMAPPED where a structure leads to memory that is not there. */
+/** @throws NL_UNMAPPED where what runs where cannot be told: it leads to memory that is not there. */
 export function inspectXen(xen: Xen, facts: EntryFacts): Inspection {
   const domains = listDomains(xen);
-  const locks = [...staticLocks(xen), ...heapLocks(xen, domains)];
+  const missing: string[] = [];
+  /** What a capsule has no page of, and what a damaged pointer leads to, is left out and told. */
+  const look = <T>(what: string, read: () => T): T | undefined => {
+    const looked = attempt(read);
+    if ('value' in looked) return looked.value;
+    missing.push(`${what}: ${looked.damage}`);
+    return undefined;
+  };
+  const locks = [
+    ...(look('static locks', () => staticLocks(xen)) ?? []),
+    ...(look('locks of grant entries', () => heapLocks(xen, domains)) ??
+      look('locks on the heap', () => heapLocks(xen, domains, 'no-grant-entries')) ??
+      []),
+  ];
+  const readable = locks.filter(({ address }) => xen.memory.isMapped(address));
+  const held = readable.filter((lock) => isHeld(xen, lock));
+  const unseen = new Map<string, number>();
+  for (const lock of locks) {
+    const name = lockName(lock);
+    if (!xen.memory.isMapped(lock.address)) unseen.set(name, (unseen.get(name) ?? 0) + 1);
+  }
+  for (const [name, count] of unseen) missing.push(`${name}: ${count}`);
+  const timers = Array.from({ length: xen.cpuCount }, (_, cpu) =>
+    look(`timers of CPU ${cpu}`, () => inspectTimers(xen, cpu)),
+  );
   return {
     xen: { version: xen.profile.version, buildId: xen.profile.buildId },
     cpus: inspectCpus(xen, facts, domains),
     domains: domains.flatMap((domain) =>
       domain.kind === 'idle' ? [] : [{ id: domain.id, kind: domain.kind, vcpus: allVcpus([domain]).map(inspectVcpu) }],
     ),
-    heldLocks: locks
-      .filter((lock) => isHeld(xen, lock))
-      .map((lock) => ({ name: lockName(lock), kind: lock.kind, address: `0x${lock.address.toString(16)}` })),
-    lockCount: locks.length,
-    timers: Array.from({ length: xen.cpuCount }, (_, cpu) => inspectTimers(xen, cpu)),
+    heldLocks: held.map((lock) => ({
+      name: lockName(lock),
+      kind: lock.kind,
+      address: `0x${lock.address.toString(16)}`,
+    })),
+    lockCount: readable.length,
+    timers: timers.filter((timer) => timer !== undefined),
+    missing,
   };
 }
 
