@@ -116,6 +116,13 @@ export function objectionsTo(file: CampaignFile, steps: (mechanism: string) => r
     if (file.fault === undefined) object([], 'fault is missing, as in "fault: {type: failstop}"');
     if (file.trigger === undefined) object([], 'trigger is missing, as in "trigger: {type: timer}"');
   }
+  if (file.box.clock === 'instructions') {
+    const { trigger, fault } = file;
+    const why = 'the clock "instructions" stands still for a box of which single CPUs were run';
+    if (trigger !== undefined && trigger.type !== 'function')
+      object(['trigger', 'type'], `${why}: use the trigger "function"`);
+    if (fault?.type === 'software-bug') object(['fault', 'type'], `${why}: use another fault`);
+  }
   const { memory } = file.box;
   if (memory !== undefined && (memory < 1024 || memory > 16_384))
     object(['box', 'memory'], 'the memory must be 1G to 16G');

@@ -35,8 +35,9 @@ export class Control {
     await this.machine.resume();
   }
 
-  /** Lets all CPUs run for some time and stops them. */
+  /** Lets all CPUs run for some time and stops them. For no time, not a single instruction is executed. */
   async runFor(ms: number): Promise<void> {
+    if (ms === 0) return this.freeze();
     await this.resume();
     await sleep(ms, undefined, { signal: this.signal }).catch(() => {});
     await this.freeze();

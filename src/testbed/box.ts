@@ -150,10 +150,10 @@ export class Box {
   }
 
   /**
-   * Makes the box what it was when its snapshot was taken, running. The same object goes on being used; the machine below
+   * Makes the box what it was when its snapshot was taken, running, or frozen at that very moment. The same object goes on being used; the machine below
    * has a new QEMU process. @throws NL_INTERNAL when there is no fitting snapshot (there always is after `openBox`)
    */
-  async restore(): Promise<Extract<Restored, { kind: 'restored' }>> {
+  async restore(state: 'running' | 'frozen' = 'running'): Promise<Extract<Restored, { kind: 'restored' }>> {
     const restored = await this.machine.restoreSnapshot(this.snapshotDir);
     if (restored.kind !== 'restored')
       throw new NinelivesError('NL_INTERNAL', `the snapshot in ${this.snapshotDir} is gone: ${restored.kind}`);
@@ -161,8 +161,10 @@ export class Box {
     this.#progress.clear();
     this.#rescannedMs = 0;
     await this.outside?.reconnect();
-    await this.machine.resume();
-    this.outside?.resume();
+    if (state === 'running') {
+      await this.machine.resume();
+      this.outside?.resume();
+    }
     return restored;
   }
 
