@@ -54,7 +54,7 @@ describe('a comparison', () => {
   });
 
   it('tells how far the same experiment went the same way twice', () => {
-    const point = (at: string) => ({ cpu: 1, vcpu: 'd0v0', at, backtrace: [], steps: 3, what: 'rip := 0' });
+    const point = (at: string) => ({ cpu: 1, vcpu: 'd0v0', at, backtrace: [at], steps: 3, what: 'rip := 0' });
     const a = [record(0, { point: point('a') }), record(1, { point: point('a') }), quiet(2), record(3)];
     const b = [record(0, { point: point('a') }), record(1, { point: point('b'), end: 'one-vm' }), quiet(2)];
     const { repetition } = compareRecords([...a, record(4, { outcome: 'infra' })], [...b, record(4), record(9)]);

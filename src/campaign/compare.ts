@@ -18,7 +18,7 @@ export interface RateComparison {
 export interface Repetition {
   /** Runs with the same number and the same choices. */
   readonly runs: number;
-  /** Of those: the fault hit the same CPU at the same instruction of the same function, or was reached in neither. */
+  /** Of those: the fault hit the same CPU at the same instruction and changed the same value, or was reached in neither. */
   readonly samePoint: Rate;
   /** The same outcome and, of a detected failure, the same end. */
   readonly sameOutcome: Rate;
@@ -54,7 +54,8 @@ function repetitionOf(a: readonly RunRecord[], b: readonly RunRecord[]): Repetit
     return isSame && first.outcome !== 'infra' && second.outcome !== 'infra' ? [[first, second] as const] : [];
   });
   if (pairs.length === 0) return null;
-  const pointOf = ({ point }: RunRecord): string => (point === undefined ? '' : `${point.cpu} ${point.at}`);
+  const pointOf = ({ point }: RunRecord): string =>
+    point === undefined ? '' : [point.cpu, ...point.backtrace, point.what].join(' ');
   const ended = ({ outcome, end }: RunRecord): string => `${outcome} ${end ?? ''}`;
   const share = (same: (record: RunRecord) => string): Rate =>
     rate(pairs.filter(([first, second]) => same(first) === same(second)).length, pairs.length);

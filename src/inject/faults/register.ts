@@ -37,8 +37,11 @@ export const register: FaultModel<typeof options> = {
   },
   async apply({ target, state }, choice) {
     const { register: name, bit } = choiceSchema.parse(choice);
-    await target.machine.writeRegisters(state.cpu, flipped(state.registers, name, bit));
-    return { kind: 'applied', what: `bit ${bit} of ${name} flipped` };
+    const changed = flipped(state.registers, name, bit);
+    await target.machine.writeRegisters(state.cpu, changed);
+    const hex = (value: bigint | number | undefined): string => `0x${value?.toString(16)}`;
+    const what = `bit ${bit} of ${name} flipped: ${hex(state.registers[name])} became ${hex(changed[name])}`;
+    return { kind: 'applied', what };
   },
 };
 
