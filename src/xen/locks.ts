@@ -4,6 +4,7 @@
  */
 import { type LockKind, lockSites } from '../layout/locks.js';
 import type { Profile } from '../layout/profile.js';
+import { attempt } from './damage.js';
 import { allVcpus, type Domain } from './domains.js';
 import { eventChannelBuckets, eventChannelsIn, grantEntries } from './heap.js';
 import type { XenObject } from './object.js';
@@ -90,17 +91,22 @@ export function heapLocks(
   which: 'all' | 'no-grant-entries' = 'all',
 ): readonly LockInstance[] {
   const locks: LockInstance[] = [];
-  for (const domain of domains) domainLocks(locks, xen, domain, which);
+  // What a damaged structure does not lead to any more is left out; the others are looked at all the same.
+  for (const domain of domains) attempt(() => domainLocks(locks, xen, domain, which));
   for (const vcpu of allVcpus(domains)) {
     addLocksOf(locks, xen, vcpu.object, vcpu.name, vcpu.domain);
     pointedTo(locks, xen, vcpu.object.u64('evtchn_fifo'), 'evtchn_fifo_vcpu', `${vcpu.name} event queue`);
   }
-  for (const resource of schedulerResources(xen)) addLocksOf(locks, xen, resource, 'scheduler resource');
-  for (const data of schedulerPrivates(xen)) addLocksOf(locks, xen, data, 'scheduler');
-  for (const queue of runQueues(xen)) addLocksOf(locks, xen, queue, 'run queue');
+  attempt(() => schedulerLocks(locks, xen));
   addAll(locks, interruptLocks(xen));
   pointedTo(locks, xen, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
   return locks;
+}
+
+function schedulerLocks(locks: LockInstance[], xen: Xen): void {
+  for (const resource of schedulerResources(xen)) addLocksOf(locks, xen, resource, 'scheduler resource');
+  for (const data of schedulerPrivates(xen)) addLocksOf(locks, xen, data, 'scheduler');
+  for (const queue of runQueues(xen)) addLocksOf(locks, xen, queue, 'run queue');
 }
 
 function domainLocks(locks: LockInstance[], xen: Xen, domain: Domain, which: 'all' | 'no-grant-entries'): void {
