@@ -128,6 +128,30 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd[IDLE]v1 abandoned', 'd0v0 abandoned and retried', 'd[IDLE]v3 abandoned'],
   },
+  /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
+  'vcpu-number.capsule': {
+    findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],
+    cpus: ['d0v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
+  },
+  /** A load that became a store put an address that is no timer into the heaps of two CPUs. */
+  'heap-slot.capsule': {
+    findings: [
+      'timers: heap of CPU 0: slot 1 holds a timer that is not active; built anew',
+      'timers: IRQ 10.eoi_timer fell off the heap',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd[IDLE]v1 abandoned', 'd1v0 abandoned', ...IDLE],
+  },
+  /** A bit flip in `timer_softirq_action`: the timer was off the heap, and not yet the one whose handler runs. Its VM slept for ever. */
+  'timer-about-to-be-handled.capsule': {
+    findings: ['timers: d2v0.singleshot_timer was about to be handled'],
+    cpus: ['d[IDLE]v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
+  },
+  /** Failstop at the last instruction of the delivery of an event: delivered twice, the guest's kernel found itself in its own handler. */
+  'delivery-complete.capsule': {
+    findings: [],
+    untouched: ['bounce-frames'],
+    cpus: ['d0v0 left', 'd2v0 left', 'd1v0 abandoned', ...IDLE],
+  },
 };
 
 function replay(name: string): Plan {

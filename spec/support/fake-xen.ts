@@ -378,6 +378,7 @@ export class FakeXen implements View {
     this.set('vcpu', address, 'vcpu_info', this.alloc(PAGE_SIZE, PAGE_SIZE));
     this.set('sched_unit', unit, 'domain', domain);
     this.set('sched_unit', unit, 'vcpu_list', address);
+    this.set('sched_unit', unit, 'unit_id', id);
     this.set('sched_unit', unit, 'res', this.resources[cpu]!);
     this.set('sched_unit', unit, 'priv', svc);
     if (svc !== 0n) {

@@ -56,7 +56,7 @@ function readDomain(xen: Xen, address: bigint): Domain {
   if (count > VCPU_LIMIT) throw new NinelivesError('NL_PROFILE_MISMATCH', `domain ${id} claims ${count} vCPUs`);
   for (let n = 0; n < count; n++) {
     const at = table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * n));
-    if (at !== 0n) domain.vcpus.push(readVcpu(xen, at, domain));
+    if (at !== 0n) domain.vcpus.push(readVcpu(xen, at, domain, n));
   }
   return domain;
 }
@@ -73,14 +73,14 @@ function idleDomain(xen: Xen): Domain {
     vcpus: [] as Vcpu[],
   };
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    domain.vcpus.push(readVcpu(xen, xen.memory.u64(table + BigInt(8 * cpu)), domain));
+    domain.vcpus.push(readVcpu(xen, xen.memory.u64(table + BigInt(8 * cpu)), domain, cpu));
   }
   return domain;
 }
 
-function readVcpu(xen: Xen, address: bigint, domain: Domain): Vcpu {
+/** @param id its place in the domain's table: what it says of itself may be damaged */
+function readVcpu(xen: Xen, address: bigint, domain: Domain, id: number): Vcpu {
   const object = xen.object('vcpu', address);
-  const id = object.num('vcpu_id');
   const owner = domain.id === IDLE_DOMAIN_ID ? '[IDLE]' : String(domain.id);
   return { object, address, id, domain, name: `d${owner}v${id}` };
 }

@@ -62,6 +62,23 @@ describe('timers', () => {
     expect(onHeap(after)).toContain(lost);
   });
 
+  it('puts back a vCPU’s timer that was off the heap, and not yet on the list of those that are handled', () => {
+    const timer = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
+    const handler = fake.symbol('vcpu_singleshot_timer_fn');
+    for (const [field, value] of Object.entries({ expires: 120, cpu: 0, status: 1, heap_offset: 1, function: handler }))
+      fake.set('timer', timer, field, value);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual(['d0v0.singleshot_timer was about to be handled']);
+    expect(onHeap(after)).toContain(timer);
+  });
+
+  it('throws out of a heap what is no timer', () => {
+    const wrong = fake.alloc(64);
+    fake.setHeap(0, [...timers, wrong]);
+    fake.set('timer', wrong, 'status', 0);
+    expect(onHeap(planWith(fake, timersStep).after)).toEqual([...timers].sort((a, b) => (a < b ? -1 : 1)));
+  });
+
   it('builds a broken list of inactive timers anew from those that say they are on it', () => {
     const [a, b] = [fake.newTimer(0, 0), fake.fieldAt('vcpu', fake.dom0.address, 'poll_timer')];
     for (const [field, value] of Object.entries({ cpu: 0, status: 1, function: 0x1n }))

@@ -28,12 +28,7 @@ export const fixedFields: Step = {
   },
 };
 
-function repairVcpu({ plan, xen }: StepContext, { object, domain, address }: Vcpu): void {
-  const id =
-    domain.kind === 'idle'
-      ? domain.vcpus.findIndex((one) => one.address === address)
-      : slotOf(xen, domain.object, address);
-  const name = domain.kind === 'idle' ? `the idle vCPU of CPU ${id}` : `d${domain.id}v${id}`;
+function repairVcpu({ plan, xen }: StepContext, { object, domain, address, id, name }: Vcpu): void {
   const reason = `${name} is what its domain's table says`;
   const repaired = [
     plan.set(object, 'vcpu_id', id, reason) && 'number',
@@ -51,12 +46,6 @@ function repairVcpu({ plan, xen }: StepContext, { object, domain, address }: Vcp
   }
   const said = repaired.filter((word) => word !== false);
   if (said.length > 0) plan.found(`${name}: ${said.join(', ')} written again`);
-}
-
-/** The vCPU's place in its domain's table; it is there, since it was found there. */
-function slotOf(xen: Xen, domain: XenObject, vcpu: bigint): number {
-  const table = domain.u64('vcpu');
-  for (let n = 0; ; n++) if (xen.memory.u64(table + BigInt(8 * n)) === vcpu) return n;
 }
 
 interface PurposefulTimer {

@@ -76,8 +76,11 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
       lost.set(timer.address, `${name} fell off the heap`);
     if (status === TIMER_STATUS.inList && !overflow.has(timer.address))
       lost.set(timer.address, `${name} fell off the list`);
-    if (status === TIMER_STATUS.invalid && timer.i64('expires') > 0n)
-      lost.set(timer.address, `${name} was between two states`);
+    if (timer.i64('expires') <= 0n) continue;
+    if (status === TIMER_STATUS.invalid) lost.set(timer.address, `${name} was between two states`);
+    // Taken off the heap and not yet on the list of those whose handler is called.
+    if (status === TIMER_STATUS.inactive && !isLinked(xen, timer))
+      lost.set(timer.address, `${name} was about to be handled`);
   }
 
   const defect = heapDefect(xen, queue);
@@ -93,6 +96,12 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
 /** Whether a timer can be there: something that calls a function of Xen. A slot can have been overwritten with anything. */
 const isTimer = (xen: Xen, address: bigint): boolean =>
   xen.memory.isMapped(address) && xen.profile.isText(xen.object('timer', address).u64('function'));
+
+function isLinked(xen: Xen, timer: XenObject): boolean {
+  const [node, next, prev] = [timer.at('inactive'), timer.u64('inactive.next'), timer.u64('inactive.prev')];
+  if (!xen.memory.isMapped(next) || !xen.memory.isMapped(prev)) return false;
+  return xen.memory.u64(next + 8n) === node && xen.memory.u64(prev) === node;
+}
 
 /** A sorted array is a heap: writes all timers that belong on it in the order in which they expire. */
 function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: ReadonlyMap<bigint, string>): void {

@@ -1,0 +1,53 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { fixedFields } from '../../../src/recover/microreset/fixed-fields.js';
+import { FakeXen } from '../../support/fake-xen.js';
+import { planWith } from '../planning.js';
+
+let fake: FakeXen;
+beforeEach(() => {
+  fake = new FakeXen();
+  expect(planWith(fake, fixedFields).findings).toEqual([]);
+});
+
+const timerOf = (vcpu: bigint, field: string): bigint => fake.fieldAt('vcpu', vcpu, field);
+
+/** A timer as `init_timer` leaves it. */
+function make(timer: bigint, fields: Readonly<Record<string, bigint | number>>): void {
+  for (const [field, value] of Object.entries({ status: 1, cpu: 0, ...fields })) fake.set('timer', timer, field, value);
+}
+
+describe('fixed-fields', () => {
+  it('gives a vCPU its number and its domain back', () => {
+    fake.set('vcpu', fake.dom0.address, 'vcpu_id', 0x20000);
+    fake.set('vcpu', fake.hvm.address, 'domain', 0x1234);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['d0v0: number written again', 'd1v0: domain written again']);
+    expect(after.object('vcpu', fake.dom0.address).num('vcpu_id')).toBe(0);
+    expect(after.object('vcpu', fake.hvm.address).u64('domain')).toBe(fake.hvm.domain);
+  });
+
+  it('gives a scheduling unit its domain back', () => {
+    fake.set('sched_unit', fake.dom0.unit, 'domain', 0x300000000n);
+    const { after } = planWith(fake, fixedFields);
+    expect(after.object('sched_unit', fake.dom0.unit).u64('domain')).toBe(fake.dom0.domain);
+  });
+
+  it('has a timer call what it is there to call, with its argument, on a CPU that there is', () => {
+    const timer = timerOf(fake.dom0.address, 'singleshot_timer');
+    make(timer, { function: fake.symbol('s_timer_fn'), data: 0x50, cpu: 0xd8d8, status: 0x82 });
+    const { after } = planWith(fake, fixedFields);
+    const repaired = after.object('timer', timer);
+    expect(repaired.u64('function')).toBe(fake.symbol('vcpu_singleshot_timer_fn'));
+    expect([repaired.u64('data'), repaired.num('cpu'), repaired.num('status')]).toEqual([fake.dom0.address, 0, 0]);
+  });
+
+  it('leaves a timer alone that nobody made, and one that was killed', () => {
+    make(timerOf(fake.dom0.address, 'poll_timer'), {
+      function: fake.symbol('poll_timer_fn'),
+      data: fake.dom0.address,
+      cpu: 0xffff,
+      status: 2,
+    });
+    expect(planWith(fake, fixedFields).writes).toEqual([]);
+  });
+});
