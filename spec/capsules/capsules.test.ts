@@ -133,6 +133,20 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],
     cpus: ['d0v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
   },
+  /** A load of `get_s_time` became a store: two CPUs counted time by an address, and their timers never came. */
+  'time-scale.capsule': {
+    findings: ['system-time: CPU 0: the scale of its time written again'],
+    cpus: [
+      'd0v0 abandoned',
+      'd2v0 abandoned',
+      'd1v0 abandoned',
+      'd[IDLE]v3 left',
+      'd[IDLE]v4 left',
+      'd[IDLE]v5 left',
+      'd[IDLE]v6 left',
+      'd[IDLE]v7 left',
+    ],
+  },
   /** A load that became a store put an address that is no timer into the heaps of two CPUs. */
   'heap-slot.capsule': {
     findings: [

@@ -35,6 +35,7 @@ import { rendezvous } from './rendezvous.js';
 import { retryHypercalls } from './retry-hypercalls.js';
 import { scheduling } from './scheduling.js';
 import { softirqs } from './softirqs.js';
+import { systemTime } from './system-time.js';
 import { tasklets } from './tasklets.js';
 import { text } from './text.js';
 import { timers } from './timers.js';
@@ -68,6 +69,7 @@ export const microreset: Mechanism = {
     rendezvous,
     contextSwitch,
     fpuState,
+    systemTime,
     guestAreas,
     pauses,
     scheduling,

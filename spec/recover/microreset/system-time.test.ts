@@ -1,0 +1,44 @@
+import { describe, expect, it } from 'vitest';
+import { type Clock, judgeClocks } from '../../../src/recover/microreset/system-time.js';
+
+/** Of a box with 8 CPUs, nanoseconds of the host and ticks of a counter of 2.6 GHz. */
+const FACTORS = [
+  3_316_310_268, 3_316_310_268, 3_307_652_634, 3_342_736_119, 3_316_314_805, 3_316_279_869, 3_306_505_474,
+];
+const calibrated = (): Clock[] =>
+  FACTORS.map((factor, cpu) => ({
+    cpu,
+    shift: -1,
+    factor,
+    counter: 57_699_000_000n + BigInt(10_000 * cpu),
+    time: 22_050_234_968n + BigInt(4000 * cpu),
+  }));
+
+describe('clocks of CPUs', () => {
+  it('agree when they were calibrated', () => {
+    expect(judgeClocks(calibrated())).toMatchObject({ misscaled: [], off: [] });
+  });
+
+  it('are right where the majority is: an address was stored over two scales', () => {
+    const clocks = calibrated();
+    for (const cpu of [0, 2]) clocks[cpu] = { ...clocks[cpu]!, shift: 0x4023_1a51, factor: 0xffff_82d0 };
+    expect(judgeClocks(clocks)).toMatchObject({ misscaled: [0, 2], shift: -1, off: [] });
+    expect(judgeClocks(clocks)!.factor).toBeGreaterThan(3_300_000_000);
+  });
+
+  it('are off when one of them is hours away, forward or back', () => {
+    for (const hours of [5n, -5n]) {
+      const clocks = calibrated();
+      const byNs = hours * 3_600_000_000_000n;
+      clocks[3] = { ...clocks[3]!, time: clocks[3]!.time + byNs };
+      const { off, right } = judgeClocks(clocks)!;
+      expect(off.map(({ cpu }) => cpu)).toEqual([3]);
+      expect(right).not.toBe(3);
+    }
+  });
+
+  it('cannot be judged where there are two, or where most are nonsense', () => {
+    expect(judgeClocks(calibrated().slice(0, 2))).toBeUndefined();
+    expect(judgeClocks(calibrated().map((clock) => ({ ...clock, shift: 1000 })))).toBeUndefined();
+  });
+});
