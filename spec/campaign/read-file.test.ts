@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { campaignJsonSchema, readCampaignFile, withValues } from '../../src/campaign/read-file.js';
+import { microreset } from '../../src/recover/microreset/index.js';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const GOOD = `# a comment
@@ -74,6 +75,12 @@ describe('a campaign file', () => {
     ['too much memory', `${GOOD}box:\n  memory: 64G\n`, 'c.yaml:10:11: the memory must be 1G to 16G'],
     ['an unknown step', `${GOOD}mechanism:\n  without: [lock]\n`, 'c.yaml:10:13: microreset has no step "lock"'],
     ['a fault in a golden campaign', `${GOOD}golden: true\n`, 'c.yaml:5:3: a golden campaign has no fault'],
+    ['a variant that says nothing', `${GOOD}variants:\n  - {name: a}\n`, 'a variant has either "without" or "adds"'],
+    [
+      'counting on a box whose clock follows instructions',
+      `${GOOD}box: {clock: instructions}\n`,
+      'use the trigger "function"',
+    ],
     [
       'a range the wrong way round',
       GOOD.replace('[50, 600]', '[600, 50]'),
@@ -106,6 +113,12 @@ describe('the JSON Schema for editors', () => {
 
 describe('the campaigns that come with ninelives', () => {
   const names = readdirSync(join(ROOT, 'campaigns'));
+
+  it('leave out every step but the last, one by one', () => {
+    const text = readFileSync(join(ROOT, 'campaigns/ablation-leave-one-out.yaml'), 'utf8');
+    const left = readCampaignFile(text, 'c.yaml').variants!.flatMap(({ without }) => without ?? []);
+    expect(left).toEqual(microreset.steps.map(({ name }) => name).filter((name) => name !== 'place-cpus'));
+  });
 
   it('include those of the papers', () => {
     const faults = ['failstop', 'register', 'code'];
