@@ -21,17 +21,13 @@ import { type Box, openBox } from '../../src/testbed/box.js';
 import { cacheFolder } from '../../src/testbed/paths.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { ChainOracle } from '../../src/workload/chain.js';
-import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
-import { readSituation } from '../../src/xen/cpus.js';
-import { listDomains } from '../../src/xen/domains.js';
 import { readEntryFacts } from '../../src/xen/entry.js';
+import { freezeInXen, lostVms, sampleOf } from '../support/live-box.js';
 
 const SEED = 500;
 /** Failures in the trial test, of which one may be lost: a microreset that fails now and then is no broken test. */
 const RUNS = 3;
 const TRIGGER: TriggerSpec = { type: 'timer', delayMs: [50, 600], instructions: [0, 60], limitMs: 20_000 };
-/** A slow or busy host needs most of it. */
-const REVIVAL_MS = 30_000;
 const RFLAGS_INTERRUPTS_OFF = 2;
 const HLT = 0xf4;
 /** Bytes of `machine_halt` up to its HLT, at least. */
@@ -56,23 +52,6 @@ beforeEach(async () => {
   await box.machine.freeze();
   target = await findTarget(box.machine);
 });
-
-const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
-
-/** Whether every VM works on correctly since `before`, within the time they get. */
-async function allRevive(before: Sample): Promise<boolean> {
-  const oracle = new ChainOracle();
-  const expected = [
-    { name: 'dom0', kind: 'dom0' as const },
-    ...DEFAULT_BOX.guests.map(({ name, kind }) => ({ name, kind })),
-  ];
-  const end = performance.now() + REVIVAL_MS;
-  for (;;) {
-    await sleep(250);
-    if (allWell(judge(before, before, [sample()], { expected, oracle }))) return true;
-    if (performance.now() > end) return false;
-  }
-}
 
 /** A plan without what depends on the host's clock. */
 const timeless = (plan: Plan) => ({ ...plan, steps: plan.steps.map((step) => ({ ...step, durationMs: 0 })) });
@@ -108,21 +87,6 @@ function isGone(pid: number): boolean {
   }
 }
 
-/** Runs the box until a CPU is stopped in the middle of Xen. */
-async function freezeInXen(): Promise<number> {
-  for (let attempt = 0; attempt < 300; attempt++) {
-    const xen = target.at(await box.machine.capture());
-    const inside = readSituation(xen, target.facts, listDomains(xen)).cpus.find(
-      ({ where, registers }) => where === 'xen' && xen.profile.isText(registers.rip),
-    );
-    if (inside !== undefined) return inside.cpu;
-    await box.machine.resume();
-    await sleep(5 + (attempt % 13));
-    await box.machine.freeze();
-  }
-  throw new Error('no CPU was found in Xen');
-}
-
 describe('a trial', () => {
   it('recovers a hypervisor that was broken at a random instruction, and its VMs live', async () => {
     const verdicts: boolean[] = [];
@@ -153,8 +117,8 @@ describe('a guard', () => {
     const events: GuardEvent[] = [];
     const capsuleDir = mkdtempSync(join(dir, 'hang-'));
     const guard = await Guard.attach(target, { capsuleDir, onEvent: (event) => events.push(event) });
-    const cpu = await freezeInXen();
-    await box.machine.writeRegisters(cpu, { rip: endlessLoop(target), rflags: RFLAGS_INTERRUPTS_OFF });
+    const [cpu] = await freezeInXen(box, target);
+    await box.machine.writeRegisters(cpu!, { rip: endlessLoop(target), rflags: RFLAGS_INTERRUPTS_OFF });
     const waited = hostWaitMs();
     const begun = performance.now();
     const recovery = await guard.nextRecovery(30_000);
@@ -169,20 +133,20 @@ describe('a guard', () => {
 
   it('wakes a CPU that went to sleep with interrupts off', async () => {
     const guard = await Guard.attach(target);
-    const before = sample();
-    const cpu = await freezeInXen();
+    const before = sampleOf(box);
+    const [cpu] = await freezeInXen(box, target);
     const halt = target.xen.symbol('machine_halt');
     const at = halt + BigInt(target.xen.memory.bytes(halt, HALT_WITHIN).indexOf(HLT));
-    await box.machine.writeRegisters(cpu, { rip: at, rflags: RFLAGS_INTERRUPTS_OFF });
+    await box.machine.writeRegisters(cpu!, { rip: at, rflags: RFLAGS_INTERRUPTS_OFF });
     expect(await guard.nextRecovery(30_000)).toMatchObject({ result: 'resumed', failure: { kind: 'hang', cpu } });
     expect(await guard.nextRecovery(2000)).toBeUndefined();
-    expect(await allRevive(before)).toBe(true);
+    expect(await lostVms(box, before)).toEqual([]);
     guard.stop();
   });
 
   it('sees no failure in a healthy box, and leaves it running when it goes', async () => {
     const events: GuardEvent[] = [];
-    const before = sample();
+    const before = sampleOf(box);
     const guard = await Guard.attach(target, { onEvent: (event) => events.push(event) });
     expect(await guard.nextRecovery(3000)).toBeUndefined();
     expect(guard.failures).toBe(0);
@@ -192,7 +156,7 @@ describe('a guard', () => {
     await box.machine.clearBreakpoints();
     await box.machine.resume();
     expect(box.machine.state).toBe('running');
-    expect(await allRevive(before)).toBe(true);
+    expect(await lostVms(box, before)).toEqual([]);
     expect(events.map((event) => event.kind).filter((kind) => kind !== 'false-alarm')).toEqual(['watching']);
   });
 

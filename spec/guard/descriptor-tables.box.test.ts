@@ -6,15 +6,12 @@ import { Guard } from '../../src/guard/guard.js';
 import { findTarget, type Target } from '../../src/guard/target.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
-import { ChainOracle } from '../../src/workload/chain.js';
-import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
 import { readSituation } from '../../src/xen/cpus.js';
 import { tableDefects } from '../../src/xen/descriptors.js';
 import { listDomains } from '../../src/xen/domains.js';
 import type { Xen } from '../../src/xen/xen.js';
+import { lostVms, sampleOf } from '../support/live-box.js';
 
-/** A slow or busy host needs most of it. */
-const REVIVAL_MS = 30_000;
 const GATE = 16n;
 const PAGE_FAULT = 14n;
 
@@ -32,19 +29,6 @@ beforeEach(async () => {
   await box.machine.freeze();
   target = await findTarget(box.machine);
 });
-
-const sample = (): Sample => ({ atMs: performance.now(), vms: box.vms() });
-
-async function allRevive(before: Sample): Promise<boolean> {
-  const oracle = new ChainOracle();
-  const guests = DEFAULT_BOX.guests.map(({ name, kind }) => ({ name, kind }));
-  const expected = [{ name: 'dom0', kind: 'dom0' as const }, ...guests];
-  for (const end = performance.now() + REVIVAL_MS; performance.now() < end; ) {
-    await sleep(250);
-    if (allWell(judge(before, before, [sample()], { expected, oracle }))) return true;
-  }
-  return false;
-}
 
 const gate = (xen: Xen, cpu: number, vector: bigint): bigint =>
   xen.memory.u64(xen.symbol('idt_tables') + BigInt(8 * cpu)) + GATE * vector;
@@ -68,7 +52,7 @@ describe('descriptor tables of a real box', () => {
     const guard = await Guard.attach(target, {});
     await guard.warm;
     await box.machine.freeze();
-    const before = sample();
+    const before = sampleOf(box);
     const xen = target.at(await box.machine.capture());
     const [address, bit] = place(xen);
     const physical = xen.memory.physicalAddress(address);
@@ -78,7 +62,7 @@ describe('descriptor tables of a real box', () => {
     expect(recovery).toMatchObject({ result: 'resumed', plan: { problems: [] } });
     const step = recovery!.plan.steps.find(({ name }) => name === 'descriptor-tables');
     expect(step!.findings).toHaveLength(1);
-    expect(await allRevive(before)).toBe(true);
+    expect(await lostVms(box, before)).toEqual([]);
     expect(guard.failures).toBe(1);
     guard.stop();
   });
