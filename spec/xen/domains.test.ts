@@ -36,8 +36,11 @@ describe('listDomains', () => {
     expect(() => listDomains(fake.xen())).toThrow(/does not end/);
   });
 
-  it('does not believe an absurd number of vCPUs', () => {
+  it('does not believe an absurd number of vCPUs, and counts those of the table', () => {
     fake.set('domain', fake.hvm.domain, 'max_vcpus', 0x4000_0000);
+    const domain = listDomains(fake.xen()).find(({ address }) => address === fake.hvm.domain)!;
+    expect(domain.vcpus.map(({ address }) => address)).toEqual([fake.hvm.address]);
+    fake.set('domain', fake.hvm.domain, 'vcpu', 0);
     expect(() => listDomains(fake.xen())).toThrow(/claims/);
   });
 });

@@ -113,7 +113,9 @@ const PAGE_FAULT = 14;
 
 /** What the scheduler has put on a CPU. */
 function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcpu | undefined {
-  const unit = xen.object('sched_resource', xen.memory.u64(xen.perCpu('sched_res', cpu))).u64('curr');
+  const resource = xen.memory.u64(xen.perCpu('sched_res', cpu));
+  if (!xen.memory.isMapped(resource)) return undefined;
+  const unit = xen.object('sched_resource', resource).u64('curr');
   return xen.memory.isMapped(unit) ? vcpus.get(xen.object('sched_unit', unit).u64('vcpu_list')) : undefined;
 }
 

@@ -25,7 +25,7 @@ export interface Domain {
 const IDLE_DOMAIN_ID = 0x7fff;
 /** More domains or vCPUs than this and the list is not one (16-bit domain ids; MAX_VIRT_CPUS is 8192). */
 const DOMAIN_LIMIT = 32_768;
-const VCPU_LIMIT = 8192;
+export const VCPU_LIMIT = 8192;
 
 /** Every domain that has an id of its own, in the order of Xen's list, plus the idle domain last. */
 export function listDomains(xen: Xen): Domain[] {
@@ -51,14 +51,29 @@ function readDomain(xen: Xen, address: bigint): Domain {
   const object = xen.object('domain', address);
   const id = object.num('domain_id');
   const domain = { object, address, id, kind: domainKind(object), vcpus: [] as Vcpu[] };
-  const count = object.num('max_vcpus');
   const table = object.u64('vcpu');
-  if (count > VCPU_LIMIT) throw new NinelivesError('NL_PROFILE_MISMATCH', `domain ${id} claims ${count} vCPUs`);
+  const count = vcpuCount(xen, object, table);
   for (let n = 0; n < count; n++) {
     const at = table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * n));
     if (at !== 0n) domain.vcpus.push(readVcpu(xen, at, domain, n));
   }
   return domain;
+}
+
+/** A domain whose number of vCPUs was overwritten has as many as its table names. */
+function vcpuCount(xen: Xen, domain: XenObject, table: bigint): number {
+  const claimed = domain.num('max_vcpus');
+  if (claimed <= VCPU_LIMIT) return claimed;
+  let count = 0;
+  while (count < VCPU_LIMIT && isVcpuOf(xen, domain, table + BigInt(8 * count))) count++;
+  if (count > 0) return count;
+  throw new NinelivesError('NL_PROFILE_MISMATCH', `a domain claims ${claimed} vCPUs, and its table names none`);
+}
+
+function isVcpuOf(xen: Xen, domain: XenObject, entry: bigint): boolean {
+  if (!xen.memory.isMapped(entry)) return false;
+  const vcpu = xen.memory.u64(entry);
+  return xen.memory.isMapped(vcpu) && xen.object('vcpu', vcpu).u64('domain') === domain.address;
 }
 
 function idleDomain(xen: Xen): Domain {

@@ -26,6 +26,13 @@ describe('fixed-fields', () => {
     expect(after.object('vcpu', fake.hvm.address).u64('domain')).toBe(fake.hvm.domain);
   });
 
+  it('gives a domain its number of vCPUs back, which its table tells', () => {
+    fake.set('domain', fake.dom0.domain, 'max_vcpus', 0xffff_82d0);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['d0: number of vCPUs written again']);
+    expect(after.object('domain', fake.dom0.domain).num('max_vcpus')).toBe(1);
+  });
+
   it('gives a scheduling unit its domain back', () => {
     fake.set('sched_unit', fake.dom0.unit, 'domain', 0x300000000n);
     const { after } = planWith(fake, fixedFields);

@@ -4,7 +4,7 @@
  * these fields, at the beginning of the structures that Xen handles most, are what it hits: in a campaign of code faults half of
  * the recoveries that failed again and again did so since one of them was wrong.
  */
-import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { allVcpus, type Domain, VCPU_LIMIT, type Vcpu } from '../../xen/domains.js';
 import { guestLines } from '../../xen/interrupts.js';
 import type { XenObject } from '../../xen/object.js';
 import { schedulerResources } from '../../xen/scheduler.js';
@@ -17,7 +17,10 @@ export const fixedFields: Step = {
   removes: 'wrong values in fields that never change: identities of vCPUs and units, what timers call',
   source: 'ours; Xen 4.17 common/sched/core.c, common/timer.c',
   run(context) {
-    for (const { vcpus } of context.situation.domains) for (const vcpu of vcpus) repairVcpu(context, vcpu);
+    for (const domain of context.situation.domains) {
+      repairDomain(context, domain);
+      for (const vcpu of domain.vcpus) repairVcpu(context, vcpu);
+    }
     let queued: ReadonlyMap<bigint, number> | undefined;
     for (const timer of timersWithPurpose(context)) {
       repairTimer(context, timer, (address) => {
@@ -27,6 +30,13 @@ export const fixedFields: Step = {
     }
   },
 };
+
+/** Of a table that has places for vCPUs to come the size is not known: it is corrected only where it cannot be. */
+function repairDomain({ plan }: StepContext, { object, vcpus, id, kind }: Domain): void {
+  if (kind === 'idle' || object.num('max_vcpus') <= VCPU_LIMIT) return;
+  plan.set(object, 'max_vcpus', vcpus.length, `d${id} has as many vCPUs as its table names`);
+  plan.found(`d${id}: number of vCPUs written again`);
+}
 
 function repairVcpu({ plan, xen }: StepContext, { object, domain, address, id, name }: Vcpu): void {
   const reason = `${name} is what its domain's table says`;
