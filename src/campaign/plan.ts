@@ -61,7 +61,9 @@ function leftOutBy({ variants = [], mechanism }: CampaignFile, index: number | u
 /** A digest of all that makes runs comparable: the choices of each, the box, the mechanism, the limits. Not the evidence kept. */
 export function planDigest(file: CampaignFile): string {
   const { name: _, description: __, evidence: ___, ...rest } = file;
-  const hash = createHash('sha256').update(JSON.stringify(rest));
+  // A campaign that was begun before there was a choice of clocks goes on.
+  const box = rest.box.clock === 'host' ? { ...rest.box, clock: undefined } : rest.box;
+  const hash = createHash('sha256').update(JSON.stringify({ ...rest, box }));
   for (let run = 0; run < file.runs; run++) hash.update(JSON.stringify(planRun(file, run)));
   return hash.digest('hex');
 }
