@@ -138,7 +138,8 @@ describe('a guard', () => {
     const halt = target.xen.symbol('machine_halt');
     const at = halt + BigInt(target.xen.memory.bytes(halt, HALT_WITHIN).indexOf(HLT));
     await box.machine.writeRegisters(cpu!, { rip: at, rflags: RFLAGS_INTERRUPTS_OFF });
-    expect(await guard.nextRecovery(30_000)).toMatchObject({ result: 'resumed', failure: { kind: 'hang', cpu } });
+    // A CPU that waits for what the sleeper holds may be noticed before it.
+    expect(await guard.nextRecovery(30_000)).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
     expect(await guard.nextRecovery(2000)).toBeUndefined();
     expect(await lostVms(box, before)).toEqual([]);
     guard.stop();
