@@ -80,6 +80,18 @@ describe('complete-frames', () => {
     expect(planWith(fake, completeFrames).writes).toEqual([]);
   });
 
+  it('has an HVM vCPU whose CPU comes back from the interrupt that ended its run go through STGI', () => {
+    const vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
+    fake.set('vmcb_struct', vmcb, 'rax', 0x12345);
+    const { stgi } = readEntryFacts(fake.xen()).svm!;
+    fake.trap(1, { rip: stgi + 1n, rsp: fake.frame(1), entry_vector: 0xfa });
+    fake.enterXen(1, fake.symbol('restore_all_xen') + 4n, 0xb0);
+    fake.setFrame(1, { rax: 0x21db96000n });
+    const { after, plan } = planWith(fake, completeFrames, placeCpus);
+    expect(frameOf(after, 1).u64('rax')).toBe(0x12345n);
+    expect(plan.cpus[1]!.action).toContain('goes through STGI');
+  });
+
   it('has an HVM vCPU between CLGI and VMRUN go through STGI as if an interrupt had come', () => {
     const vmcb = fake.get('vcpu', fake.hvm.address, 'arch.hvm.svm.vmcb');
     fake.set('vmcb_struct', vmcb, 'rip', 0x7777);

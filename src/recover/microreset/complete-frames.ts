@@ -20,6 +20,7 @@ import type { CpuState } from '../../xen/cpus.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
+import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
 type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
@@ -90,6 +91,11 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
   if (cpu.current.domain.kind === 'hvm') {
     const handler = xen.symbol('svm_vmexit_handler');
     if (svm === undefined) return;
+    const interrupted = returnsTo(xen, cpu);
+    if (interrupted !== undefined && interrupted >= svm.stgi && interrupted <= svm.handlerReturn) {
+      resumeAtStgi(context, cpu, 'pending');
+      return;
+    }
     const leaving = rip > svm.clgi && rip <= svm.vmrun;
     const returning = rip > svm.vmrun && rip <= svm.handlerReturn;
     const unsynced = rip >= handler && rip <= svm.handlerFirstCall;
@@ -120,6 +126,18 @@ function completeFrozen(context: StepContext, cpu: CpuState): void {
     );
     if (count > 0) plan.found(`CPU ${cpu.cpu}: ran ${count} instructions of ${xen.profile.describe(rip)} on values`);
   }
+}
+
+/**
+ * Where a CPU goes back to that is at the end of an interrupt which it took with nothing else on its stack: interrupts that came
+ * while a guest ran are taken at STGI, with the guest's registers saved and the exit handler not yet called.
+ */
+function returnsTo(xen: Xen, { registers: { rip, rsp }, stack: { guestFrame } }: CpuState): bigint | undefined {
+  if (xen.profile.resolve(rip)?.name !== 'restore_all_xen') return undefined;
+  const at = (guestFrame & ~15n) - BigInt(xen.profile.struct('cpu_user_regs').field('es').offset);
+  if (rsp < at || rsp >= guestFrame) return undefined;
+  const frame = xen.object('cpu_user_regs', at);
+  return frame.u64('rsp') === guestFrame ? frame.u64('rip') : undefined;
 }
 
 /** On the way out the frame stays complete in memory until the guest runs. */
