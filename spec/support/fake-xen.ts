@@ -8,11 +8,12 @@
 import { typeSites } from '../../src/layout/locks.js';
 import { loadProfile, type Profile } from '../../src/layout/profile.js';
 import { PAGE_SIZE, physical } from '../../src/x86/address.js';
-import { type CpuRegisters, GENERAL_REGISTERS } from '../../src/x86/registers.js';
+import type { CpuRegisters } from '../../src/x86/registers.js';
 import type { LapicState, View } from '../../src/x86/view.js';
 import { Xen } from '../../src/xen/xen.js';
 import { type FakeTables, writeDescriptorTables } from './fake-descriptors.js';
 import { FakeMemory } from './fake-memory.js';
+import { emptyRegisters } from './fake-registers.js';
 
 export const FAKE_BUILD = '39a640e6f1412319235087391df9f1c5e13ae920';
 let profile: Profile | undefined;
@@ -443,15 +444,4 @@ let known: ReturnType<typeof typeSites<string>>['inStruct'] | undefined;
 function holders(of: Profile) {
   known ??= typeSites(of, HOLDERS).inStruct;
   return known;
-}
-
-function emptyRegisters(): CpuRegisters {
-  const general = Object.fromEntries(GENERAL_REGISTERS.map((name) => [name, 0n]));
-  const wide = ['rip', 'fsBase', 'gsBase', 'kernelGsBase', 'cr0', 'cr2', 'cr3', 'cr4', 'cr8', 'efer'];
-  const numeric = ['rflags', 'cs', 'ss', 'ds', 'es', 'fs', 'gs'];
-  return {
-    ...general,
-    ...Object.fromEntries(wide.map((name) => [name, 0n])),
-    ...Object.fromEntries(numeric.map((name) => [name, 0])),
-  } as unknown as CpuRegisters;
 }

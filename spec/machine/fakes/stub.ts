@@ -3,13 +3,7 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { formatRegisters, REGISTER_NUMBERS } from '../../../src/machine/registers.js';
 import { encodePacket, PacketDecoder } from '../../../src/machine/rsp/codec.js';
 import type { CpuRegisters, RegisterName } from '../../../src/x86/registers.js';
-
-export const emptyRegisters = (): CpuRegisters => {
-  const registers: Record<string, bigint | number> = {};
-  for (const name of Object.keys(REGISTER_NUMBERS))
-    registers[name] = ['rflags', 'cs', 'ss', 'ds', 'es', 'fs', 'gs'].includes(name) ? 0 : 0n;
-  return registers as unknown as CpuRegisters;
-};
+import { emptyRegisters } from '../../support/fake-registers.js';
 
 /** Returned by a script for a packet: a reply, silence, a damaged reply, or the end of the connection. */
 export type Scripted = { reply: string } | 'default' | 'silence' | 'damage' | 'cut';
