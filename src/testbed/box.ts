@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { NinelivesError } from '../common/errors.js';
+import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import { type Progress, silent } from '../common/progress.js';
 import { Machine, type Restored } from '../machine/machine.js';
 import { consolePathIn, type MachineSpec, networkPathIn } from '../machine/spec.js';
@@ -260,7 +260,15 @@ export async function openBox(spec: BoxSpec, progress: Progress = silent, option
     why = reasonOf(started);
     progress.detail(`${why}: a new one is made`);
   }
-  return bootAndSave({ spec, files, machineSpec, snapshotDir, why, signal: options.signal }, progress);
+  const boot: Boot = { spec, files, machineSpec, snapshotDir, why, signal: options.signal };
+  try {
+    return await bootAndSave(boot, progress);
+  } catch (error) {
+    if (!isNinelivesError(error, 'NL_BOOT_FAILED')) throw error;
+    // A boot is nobody's experiment: what failed is told, and tried once more.
+    progress.detail(`${error.message.split('\n')[0]}; once more`);
+    return bootAndSave(boot, progress);
+  }
 }
 
 interface Boot {
