@@ -37,7 +37,7 @@ const DETECTION_LIMIT_MS = 10_000;
 /** Within this time every VM has to get work done after the recovery. */
 const PROGRESS_LIMIT_MS = 8000;
 /** Steps that are about requests which are not idempotent. */
-const STEPS = new Set(['memory-ops', 'event-binds', 'domctl', 'pause-counts']);
+const STEPS = new Set(['memory-ops', 'event-binds', 'domctl', 'pauses']);
 
 interface Run {
   readonly at: string;

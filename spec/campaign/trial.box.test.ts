@@ -5,13 +5,12 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { runTrial } from '../../src/campaign/trial.js';
 import { silent } from '../../src/common/progress.js';
 import { Random } from '../../src/common/random.js';
 import { Guard, type GuardEvent } from '../../src/guard/guard.js';
-import { findTarget, type Target } from '../../src/guard/target.js';
+import type { Target } from '../../src/guard/target.js';
 import { injectOnce, planInjection, type TriggerSpec } from '../../src/inject/index.js';
 import { loadCapsule } from '../../src/recover/capsule.js';
 import { makePlan } from '../../src/recover/mechanism.js';
@@ -22,7 +21,7 @@ import { cacheFolder } from '../../src/testbed/paths.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { ChainOracle } from '../../src/workload/chain.js';
 import { readEntryFacts } from '../../src/xen/entry.js';
-import { freezeInXen, lostVms, sampleOf } from '../support/live-box.js';
+import { freezeInXen, freshTarget, lostVms, sampleOf } from '../support/live-box.js';
 
 const SEED = 500;
 /** Failures in the trial test, of which one may be lost: a microreset that fails now and then is no broken test. */
@@ -47,10 +46,7 @@ afterAll(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 beforeEach(async () => {
-  await box.restore();
-  await sleep(1000);
-  await box.machine.freeze();
-  target = await findTarget(box.machine);
+  target = await freshTarget(box);
 });
 
 /** A plan without what depends on the host's clock. */

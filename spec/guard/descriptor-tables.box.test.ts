@@ -3,14 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silent } from '../../src/common/progress.js';
 import { Guard } from '../../src/guard/guard.js';
-import { findTarget, type Target } from '../../src/guard/target.js';
+import type { Target } from '../../src/guard/target.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { readSituation } from '../../src/xen/cpus.js';
 import { tableDefects } from '../../src/xen/descriptors.js';
 import { listDomains } from '../../src/xen/domains.js';
 import type { Xen } from '../../src/xen/xen.js';
-import { lostVms, sampleOf } from '../support/live-box.js';
+import { freshTarget, lostVms, sampleOf } from '../support/live-box.js';
 
 const GATE = 16n;
 const PAGE_FAULT = 14n;
@@ -24,10 +24,7 @@ afterAll(async () => {
   await box?.stop();
 });
 beforeEach(async () => {
-  await box.restore();
-  await sleep(1000);
-  await box.machine.freeze();
-  target = await findTarget(box.machine);
+  target = await freshTarget(box);
 });
 
 const gate = (xen: Xen, cpu: number, vector: bigint): bigint =>

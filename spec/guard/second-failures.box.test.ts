@@ -1,12 +1,11 @@
 /** Failures that follow each other, come together, or hit where no other interrupt can come: on a real box, and its VMs live. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silent } from '../../src/common/progress.js';
 import { Guard } from '../../src/guard/guard.js';
-import { findTarget, type Target } from '../../src/guard/target.js';
+import type { Target } from '../../src/guard/target.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
-import { freezeInXen, lostVms, sampleOf } from '../support/live-box.js';
+import { freezeInXen, freshTarget, lostVms, sampleOf } from '../support/live-box.js';
 
 const IN_A_ROW = 10;
 const DETECTION_MS = 20_000;
@@ -21,10 +20,7 @@ afterAll(async () => {
   await box?.stop();
 });
 beforeEach(async () => {
-  await box.restore();
-  await sleep(1000);
-  await box.machine.freeze();
-  target = await findTarget(box.machine);
+  target = await freshTarget(box);
   guard = await Guard.attach(target);
   await guard.warm;
 });

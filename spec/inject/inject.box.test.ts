@@ -1,10 +1,9 @@
 /** The injector on a real box: that the way of a CPU is foretold rightly, and that faults are made and seen. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silent } from '../../src/common/progress.js';
 import { Random } from '../../src/common/random.js';
 import { Guard } from '../../src/guard/guard.js';
-import { findTarget, type Target } from '../../src/guard/target.js';
+import type { Target } from '../../src/guard/target.js';
 import { Control } from '../../src/inject/control.js';
 import { countInXen, noEffort } from '../../src/inject/count.js';
 import { type FaultSpec, faultSchema, inject, planInjection, triggerSchema } from '../../src/inject/index.js';
@@ -14,6 +13,7 @@ import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { predict } from '../../src/x86/interpret/predict.js';
 import { ENCODING_ORDER } from '../../src/x86/registers.js';
+import { freshTarget } from '../support/live-box.js';
 
 const signal = new AbortController().signal;
 
@@ -26,10 +26,7 @@ afterAll(async () => {
   await box?.stop();
 });
 beforeEach(async () => {
-  await box.restore();
-  await sleep(500);
-  await box.machine.freeze();
-  target = await findTarget(box.machine);
+  target = await freshTarget(box, 500);
 });
 
 /** Bytes f3 90. */

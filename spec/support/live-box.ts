@@ -1,6 +1,6 @@
 /** What tests on the default box share: finding a CPU in Xen, and whether all VMs live. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Target } from '../../src/guard/target.js';
+import { findTarget, type Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { ChainOracle } from '../../src/workload/chain.js';
@@ -26,6 +26,14 @@ export async function lostVms(box: Box, before: Sample): Promise<string[]> {
     const lost = verdicts.filter((vm) => !allWell([vm])).map(({ name }) => name);
     if (lost.length === 0 || performance.now() > end) return lost;
   }
+}
+
+/** The box as its snapshot has it, run on for some time, and frozen. @param ms of host time */
+export async function freshTarget(box: Box, ms = 1000): Promise<Target> {
+  await box.restore();
+  await sleep(ms);
+  await box.machine.freeze();
+  return findTarget(box.machine);
 }
 
 /** Runs the box, frozen before and afterwards, until at least `count` CPUs are stopped in the middle of Xen. */

@@ -5,7 +5,7 @@
  * They are also chosen for the pages they lie on. QEMU executes a page with a breakpoint one instruction at a time, so a
  * breakpoint on a page with hot code would slow every guest (qemu-notes 5.3; the `bench/guard-overhead` benchmark).
  */
-import { attempt } from '../xen/damage.js';
+import { ifReadable } from '../xen/damage.js';
 import { backtrace, cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import type { Failure, FailureKind } from './failure.js';
@@ -51,25 +51,21 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
 
 /** dom0 switched itself off, or crashed: Xen halts the machine on its behalf and is not at fault. */
 function isDom0Shutdown(xen: Xen, cpu: number): boolean {
-  const read = attempt(() => backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu)));
-  return (
-    'value' in read && read.value.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text))
-  );
+  const entries = ifReadable(() => backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu))) ?? [];
+  return entries.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text));
 }
 
 /** The function that a stack pointer at a return address leads back to: '' where it is none, `undefined` where nothing can be read. */
 function returnsTo(xen: Xen, rsp: bigint): string | undefined {
-  const read = attempt(() => xen.memory.u64(rsp));
-  return 'value' in read ? (xen.profile.resolve(read.value)?.name ?? '') : undefined;
+  return ifReadable(() => xen.profile.resolve(xen.memory.u64(rsp))?.name ?? '');
 }
 
 /** The trap whose frame is there; `undefined` where none can be read. */
 function trapOf(xen: Xen, address: bigint): { rip: bigint; vector: number } | undefined {
-  const read = attempt(() => {
+  return ifReadable(() => {
     const frame = xen.object('cpu_user_regs', address);
     return { rip: frame.u64('rip'), vector: frame.num('entry_vector') };
   });
-  return 'value' in read ? read.value : undefined;
 }
 
 function trapAt(xen: Xen, frame: bigint): string | undefined {

@@ -17,7 +17,7 @@ import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { lostItsStack, readSituation } from '../xen/cpus.js';
-import { attempt } from '../xen/damage.js';
+import { attempt, ifReadable } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import { Urgency } from './priority.js';
@@ -236,12 +236,11 @@ export class Guard {
     const { machine } = this.#target;
     const view = await machine.capture();
     const xen = this.#target.at(view);
-    const looked = attempt(() => {
+    const lost = ifReadable(() => {
       const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
       const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
       return cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
     });
-    const lost = 'value' in looked ? looked.value : undefined;
     if (lost === undefined) return undefined;
     // Where QEMU refuses, the machine is what it was: one that cannot go on.
     if (!(await machine.revive().catch(() => false))) return undefined;

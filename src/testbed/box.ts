@@ -150,8 +150,8 @@ export class Box {
   }
 
   /**
-   * Makes the box what it was when its snapshot was taken, running, or frozen at that very moment. The same object goes on being used; the machine below
-   * has a new QEMU process. @throws NL_INTERNAL when there is no fitting snapshot (there always is after `openBox`)
+   * Makes the box what it was when its snapshot was taken, running, or frozen at that very moment. The same object goes on being
+   * used; the machine below has a new QEMU process. @throws NL_INTERNAL when there is no fitting snapshot (there always is after `openBox`)
    */
   async restore(state: 'running' | 'frozen' = 'running'): Promise<Extract<Restored, { kind: 'restored' }>> {
     const restored = await this.machine.restoreSnapshot(this.snapshotDir);

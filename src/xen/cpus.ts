@@ -100,13 +100,17 @@ function fromGuest(
   };
 }
 
+/** Registers that are still in the CPU, to be read as those that a trap has saved. */
+export const asFrame = (registers: Readonly<CpuRegisters>): TrapFrame['object'] => ({
+  u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0),
+});
+
 /** A CPU that stands where there is no code is about to trap: it is treated as if it had. */
 function trapsOf(xen: Xen, facts: EntryFacts, stack: CpuStack, registers: CpuRegisters, cpu: number): TrapFrame[] {
   const { rip, rsp } = registers;
   const frames = onStack(stack, rsp) ? trapFrames(xen, facts, stack, rsp) : [];
   if (frames.length > 0 || xen.profile.isText(rip) || isTrampoline(xen, cpu, rip)) return frames;
-  const object: TrapFrame['object'] = { u64: (name) => BigInt(registers[name as keyof CpuRegisters] ?? 0) };
-  return [{ object, address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
+  return [{ object: asFrame(registers), address: rsp, rip, rsp, vector: PAGE_FAULT, takenBy: 'nobody yet' }];
 }
 
 const PAGE_FAULT = 14;

@@ -14,3 +14,9 @@ export function attempt<T>(read: () => T): Reading<T> {
     throw error;
   }
 }
+
+/** The same, where what is in the way does not matter. */
+export function ifReadable<T>(read: () => T): T | undefined {
+  const looked = attempt(read);
+  return 'value' in looked ? looked.value : undefined;
+}

@@ -3,7 +3,7 @@
  * have shut down with a triple fault, in its guest as well as in Xen, and must deliver something before it goes on
  * (`src/recover/microreset/lost-stacks.ts`), which it can only do in Xen. For the others it is no loss.
  */
-import type { CpuState, Situation } from './cpus.js';
+import { asFrame, type CpuState, type Situation } from './cpus.js';
 
 export function takenOut(situation: Situation, damaged: ReadonlySet<number>): Situation {
   if (damaged.size === 0) return situation;
@@ -15,8 +15,5 @@ function inXen(state: CpuState): CpuState {
   if (where === 'halted') return { ...state, where: 'xen' };
   // An HVM guest uses tables of its own; an interrupt makes it leave first, and is delivered in Xen.
   if (where !== 'guest' || current.domain.kind !== 'pv') return state;
-  const guestTrap: CpuState['guestTrap'] = {
-    u64: (name) => BigInt(registers[name as keyof typeof registers] ?? 0),
-  };
-  return { ...state, where: 'xen', guestTrap };
+  return { ...state, where: 'xen', guestTrap: asFrame(registers) };
 }

@@ -2,6 +2,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { eventBinds } from '../../../src/recover/microreset/event-binds.js';
 import { retryHypercalls } from '../../../src/recover/microreset/retry-hypercalls.js';
 import { guestInDirectMap } from '../../../src/xen/guest-memory.js';
+import { newBucket } from '../../support/fake-channels.js';
 import { FakeXen, GUEST_KERNEL } from '../../support/fake-xen.js';
 import { type Outcome, planWith } from '../planning.js';
 
@@ -21,11 +22,7 @@ beforeEach(() => {
 });
 
 function bucketOf(domain: bigint): bigint {
-  const size = fake.profile.struct('evtchn').size;
-  const bucket = fake.alloc(BUCKET * size, 64);
-  fake.set('domain', domain, 'evtchn', bucket);
-  fake.set('domain', domain, 'valid_evtchns', BUCKET);
-  for (let port = 0; port < BUCKET; port++) fake.set('evtchn', bucket + BigInt(port * size), 'port', port);
+  const bucket = newBucket(fake, domain, BUCKET);
   const operations = fake.new('evtchn_port_ops');
   fake.set('evtchn_port_ops', operations, 'set_pending', fake.symbol('evtchn_2l_set_pending'));
   fake.set('domain', domain, 'evtchn_port_ops', operations);

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { eventChannels } from '../../../src/recover/microreset/event-channels.js';
+import { newBucket } from '../../support/fake-channels.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
 
@@ -9,21 +10,11 @@ let fake: FakeXen;
 let own: bigint;
 let other: bigint;
 
-/** A domain's only bucket of channels. */
-function bucketOf(domain: bigint): bigint {
-  const size = fake.profile.struct('evtchn').size;
-  const bucket = fake.alloc(BUCKET * size, 64);
-  fake.set('domain', domain, 'evtchn', bucket);
-  fake.set('domain', domain, 'valid_evtchns', BUCKET);
-  for (let port = 0; port < BUCKET; port++) fake.set('evtchn', bucket + BigInt(port * size), 'port', port);
-  return bucket;
-}
-
 beforeEach(() => {
   fake = new FakeXen();
   const size = BigInt(fake.profile.struct('evtchn').size);
-  own = bucketOf(fake.dom0.domain) + 3n * size;
-  other = bucketOf(fake.hvm.domain) + 5n * size;
+  own = newBucket(fake, fake.dom0.domain, BUCKET) + 3n * size;
+  other = newBucket(fake, fake.hvm.domain, BUCKET) + 5n * size;
   fake.enterXen(0, 'evtchn_send');
 });
 
