@@ -64,6 +64,8 @@ export interface SnapshotDifference {
 
 const devicesIn = (dir: string): string => join(dir, 'devices');
 const ramIn = (dir: string): string => join(dir, 'ram');
+const partOf = (path: string): string => `${path}.part`;
+const failedOf = (path: string): string => `${path}.failed`;
 const manifestIn = (dir: string): string => join(dir, 'manifest.json');
 
 /** Reads the manifest and compares it. */
@@ -138,8 +140,10 @@ async function saveDevices(qmp: Qmp, path: string): Promise<void> {
   await ignoreSharedRam(qmp);
   // The default limit of 128 MiB/s paces even 0.3 MB.
   await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
-  await qmp.execute('migrate', { uri: `exec:cat > ${shellQuote(path)}` });
+  const [draft, failed, done] = [partOf(path), failedOf(path), path].map(shellQuote);
+  await qmp.execute('migrate', { uri: `exec:cat > ${draft} && mv ${draft} ${done} || mv ${draft} ${failed}` });
   await awaitMigration(qmp, 'saving the snapshot');
+  await awaitWritten(path);
   forgetBreakpoint(path);
   await reclaimDrives(qmp);
 }
@@ -180,6 +184,23 @@ export async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
     await sleep(1);
   }
   throw new NinelivesError('NL_TIMEOUT', `${what} took more than ${MIGRATION_LIMIT_MS} ms`);
+}
+
+/**
+ * QEMU has completed a migration when it has written the last byte to the pipe; whoever reads that pipe may not be done.
+ * @throws NL_NO_SPACE, NL_TIMEOUT
+ */
+async function awaitWritten(path: string): Promise<void> {
+  const end = performance.now() + MIGRATION_LIMIT_MS;
+  while (!existsSync(path)) {
+    if (existsSync(failedOf(path)))
+      throw new NinelivesError('NL_NO_SPACE', `the device state could not be written to ${path}`, {
+        fix: 'free some space, or put the cache folder elsewhere',
+      });
+    if (performance.now() > end)
+      throw new NinelivesError('NL_TIMEOUT', `the device state was not written to ${path} within ${MIGRATION_LIMIT_MS} ms`);
+    await sleep(1);
+  }
 }
 
 /**
