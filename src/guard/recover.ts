@@ -4,6 +4,7 @@ import { type Mechanism, makePlan } from '../recover/mechanism.js';
 import type { PhaseTimes, Recovery } from '../recover/outcome.js';
 import type { View } from '../x86/view.js';
 import { commit } from './commit.js';
+import { restartLost } from './restart.js';
 import { settle } from './settle.js';
 import type { Target } from './target.js';
 import { wakeHalted } from './wake.js';
@@ -37,7 +38,7 @@ export async function recover(
   const { machine, facts } = target;
   const settleStart = performance.now();
   const captureMs = settleStart - failure.detectedAtMs;
-  const settled = await settle(target, view, failure);
+  const settled = await settle(target, await restartLost(target, view), failure);
   const planStart = performance.now();
   const xen = target.at(options.watch?.(settled) ?? settled);
   const plan = makePlan(options.mechanism, xen, facts, {

@@ -198,7 +198,10 @@ async function awaitWritten(path: string): Promise<void> {
         fix: 'free some space, or put the cache folder elsewhere',
       });
     if (performance.now() > end)
-      throw new NinelivesError('NL_TIMEOUT', `the device state was not written to ${path} within ${MIGRATION_LIMIT_MS} ms`);
+      throw new NinelivesError(
+        'NL_TIMEOUT',
+        `the device state was not written to ${path} within ${MIGRATION_LIMIT_MS} ms`,
+      );
     await sleep(1);
   }
 }

@@ -5,6 +5,7 @@
 
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
+import { lostItsMode } from '../x86/registers.js';
 import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
 import { isHeld, lockName } from '../xen/locks.js';
@@ -67,7 +68,10 @@ function auditFreeMemory({ plan, xen }: StepContext): void {
 function auditCpus({ plan, xen, abandoned, situation }: StepContext): void {
   const placed = new Set<number>();
   for (const edit of plan.edits) if (edit.kind === 'registers' && edit.set.rip !== undefined) placed.add(edit.cpu);
-  for (const { cpu } of abandoned) if (!placed.has(cpu)) plan.problem(`CPU ${cpu} has no place to go`);
+  for (const { cpu, registers } of abandoned) {
+    if (!placed.has(cpu)) plan.problem(`CPU ${cpu} has no place to go`);
+    if (lostItsMode(registers)) plan.problem(`CPU ${cpu} does not execute 64-bit code`);
+  }
   for (const vcpu of allVcpus(situation.domains)) {
     const runs = situation.cpus.some((cpu) => cpu.current.address === vcpu.address);
     if (vcpu.object.bool('is_running') && !runs) {

@@ -67,3 +67,12 @@ export const RFLAGS = { CF: 1, PF: 1 << 2, ZF: 1 << 6, SF: 1 << 7, TF: 1 << 8, I
 
 /** Current privilege level: 0 is the hypervisor (or an HVM guest's kernel), 3 a PV guest. */
 export const privilegeLevel = (registers: Pick<CpuRegisters, 'cs'>): number => registers.cs & 3;
+
+const CR0_PG = 1n << 31n;
+
+/**
+ * Whether a CPU was reset, or is in the state of one: it does not translate addresses, and of EFER nothing is set. An HVM guest may
+ * well not use paging, but while it runs on AMD its EFER says that virtualisation is on (AMD64 manual volume 2, 15.5.1).
+ */
+export const lostItsMode = ({ cr0, efer }: Pick<CpuRegisters, 'cr0' | 'efer'>): boolean =>
+  (cr0 & CR0_PG) === 0n && efer === 0n;

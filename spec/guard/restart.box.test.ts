@@ -1,0 +1,75 @@
+/** A CPU that was reset, or is in the state of one, on a real box: it gets its tables and its mode again, and all VMs live. */
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { silent } from '../../src/common/progress.js';
+import { Guard } from '../../src/guard/guard.js';
+import { restartLost } from '../../src/guard/restart.js';
+import type { Target } from '../../src/guard/target.js';
+import { type Box, openBox } from '../../src/testbed/box.js';
+import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import { lostItsMode } from '../../src/x86/registers.js';
+import { freezeInXen, freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+
+const DETECTION_MS = 20_000;
+
+let box: Box;
+let target: Target;
+beforeAll(async () => {
+  box = await openBox(DEFAULT_BOX, silent);
+});
+afterAll(async () => {
+  await box?.stop();
+});
+beforeEach(async () => {
+  target = await freshTarget(box);
+});
+
+/** Takes a CPU's mode away, in an order in which QEMU accepts it. */
+async function loseMode(cpu: number): Promise<void> {
+  for (const part of [
+    { cr0: 0x11n },
+    { efer: 0n },
+    { cr4: 0n },
+    { cr3: 0n },
+    { cs: 0, ss: 0, ds: 0, es: 0 },
+    { rip: 1n, rsp: 0n },
+  ])
+    await box.machine.writeRegisters(cpu, part);
+}
+
+describe('a CPU that lost its mode', () => {
+  it('has its tables and control registers again', async () => {
+    const [cpu] = await freezeInXen(box, target);
+    const tables = await box.machine.hiddenRegisters(cpu!);
+    const before = (await box.machine.capture()).registers(cpu!);
+    await loseMode(cpu!);
+    const lost = await box.machine.capture();
+    expect(lostItsMode(lost.registers(cpu!))).toBe(true);
+
+    const view = await restartLost(target, lost);
+    const { cr4, efer, cs, gsBase, kernelGsBase, fsBase } = before;
+    expect(view.registers(cpu!)).toMatchObject({ cr4, efer, cs, gsBase, kernelGsBase, fsBase });
+    const { gdt, idt, tr } = await box.machine.hiddenRegisters(cpu!);
+    expect({ gdt, idt, tr }).toEqual({ gdt: tables.gdt, idt: tables.idt, tr: tables.tr });
+  });
+
+  it('changes nothing in memory on its way', async () => {
+    const [cpu] = await freezeInXen(box, target);
+    const stack = target.xen.memory.u64(target.xen.symbol('stack_base') + BigInt(8 * cpu!));
+    const words = (xen: Target['xen']): string => Buffer.from(xen.memory.bytes(stack, 0x8000)).toString('hex');
+    const before = words(target.at(await box.machine.capture()));
+    await loseMode(cpu!);
+    const after = words(target.at(await restartLost(target, await box.machine.capture())));
+    expect(after === before).toBe(true);
+  });
+
+  it('is recovered, and all VMs live', async () => {
+    const guard = await Guard.attach(target);
+    await guard.warm;
+    const before = sampleOf(box);
+    const [cpu] = await freezeInXen(box, target);
+    await loseMode(cpu!);
+    expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
+    while ((await guard.nextRecovery(1000)) !== undefined);
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+});
