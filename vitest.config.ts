@@ -9,6 +9,8 @@ export default defineConfig({
           name: 'unit',
           include: ['spec/**/*.test.ts'],
           exclude: ['spec/**/*.box.test.ts'],
+          // For tests that do not end. How fast they are on a host that is busy says nothing.
+          testTimeout: 60_000,
         },
       },
       {

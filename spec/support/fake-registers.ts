@@ -1,4 +1,4 @@
-/** The registers of a CPU that has done nothing. */
+/** The registers of a CPU that has done nothing but enter long mode. */
 import { type CpuRegisters, GENERAL_REGISTERS } from '../../src/x86/registers.js';
 
 export function emptyRegisters(): CpuRegisters {
@@ -9,5 +9,7 @@ export function emptyRegisters(): CpuRegisters {
     ...general,
     ...Object.fromEntries(wide.map((name) => [name, 0n])),
     ...Object.fromEntries(numeric.map((name) => [name, 0])),
+    cr0: 0x8005_0033n,
+    efer: 0x1d01n,
   } as unknown as CpuRegisters;
 }

@@ -51,6 +51,13 @@ describe('readSituation', () => {
     expect(cpu(1).where).toBe('xen');
   });
 
+  it('takes a CPU in the state of one that was reset for none that runs an HVM guest', () => {
+    Object.assign(fake.registers(1), { cs: 0, rip: 0x2b60n, rsp: 0n, cr0: 0x11n, cr3: 0n });
+    expect(cpu(1).where).toBe('guest');
+    fake.registers(1).efer = 0n;
+    expect(cpu(1).where).toBe('xen');
+  });
+
   it('takes a CPU with a ruined instruction pointer on Xen’s stack as being in Xen', () => {
     fake.enterXen(1, 0n);
     expect(cpu(1).where).toBe('xen');

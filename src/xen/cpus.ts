@@ -1,6 +1,6 @@
 /** What each CPU was doing when the machine froze. */
 import { PAGE_SIZE } from '../x86/address.js';
-import { type CpuRegisters, privilegeLevel } from '../x86/registers.js';
+import { type CpuRegisters, lostItsMode, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
@@ -148,6 +148,7 @@ function isAstray({ object }: Vcpu, { cr3 }: CpuRegisters): boolean {
 const HLT = 0xf4;
 
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {
+  if (lostItsMode(registers)) return 'xen';
   if (current.domain.kind === 'hvm' && isAstray(current, registers)) return 'xen';
   if (privilegeLevel(registers) === 3) return 'guest';
   const inXen = onStack(stack, registers.rsp) || xen.profile.isText(registers.rip);
