@@ -6,8 +6,11 @@ import type { Xen } from './xen.js';
 const IRQ_GUEST = 1 << 4;
 /** More lines than that are no table of lines. */
 const LINES_LIMIT = 4096;
-/** One for each vector that Xen gives out (Xen 4.17, irq_vectors.h: NR_DYNAMIC_VECTORS). */
+/** One slot for each vector that Xen gives out (Xen 4.17, irq_vectors.h: NR_DYNAMIC_VECTORS), and the last one. */
 const PENDING_EOIS = 208;
+const COUNT_SLOT = PENDING_EOIS - 1;
+/** Where in a slot the vector stands: `irq` has 23 bits, `ready` one, and `vector` the last eight. */
+const VECTOR_BYTE = 3n;
 
 export interface GuestLine {
   readonly irq: number;
@@ -38,6 +41,7 @@ export interface PendingEoi {
   readonly vector: number;
   /** The guest is done with it. */
   readonly ready: boolean;
+  readonly address: bigint;
 }
 
 /**
@@ -45,11 +49,27 @@ export interface PendingEoi {
  * many there are in the place of a vector.
  */
 export function pendingEois(xen: Xen, cpu: number): readonly PendingEoi[] {
-  const stack = xen.perCpu('pending_eoi', cpu);
-  const slot = (n: number): XenObject => xen.object('pending_eoi', stack + BigInt(n * xen.sizeOf('pending_eoi')));
-  const count = Math.min(slot(PENDING_EOIS - 1).num('vector'), PENDING_EOIS - 1);
+  const count = Math.min(slotOf(xen, cpu, COUNT_SLOT).num('vector'), COUNT_SLOT);
   return Array.from({ length: count }, (_, n) => {
-    const entry = slot(n);
-    return { irq: entry.num('irq'), vector: entry.num('vector'), ready: entry.bool('ready') };
+    const entry = slotOf(xen, cpu, n);
+    return { irq: entry.num('irq'), vector: entry.num('vector'), ready: entry.bool('ready'), address: entry.address };
   });
+}
+
+/** What has to be written for a CPU to have these of its notes and no others. */
+export function pendingEoiWrites(
+  xen: Xen,
+  cpu: number,
+  kept: readonly PendingEoi[],
+): { readonly address: bigint; readonly bytes: Uint8Array }[] {
+  const size = xen.sizeOf('pending_eoi');
+  const count = slotOf(xen, cpu, COUNT_SLOT).address + VECTOR_BYTE;
+  return [
+    ...kept.map((note, n) => ({ address: slotOf(xen, cpu, n).address, bytes: xen.memory.bytes(note.address, size) })),
+    { address: count, bytes: Uint8Array.of(kept.length) },
+  ];
+}
+
+function slotOf(xen: Xen, cpu: number, n: number): XenObject {
+  return xen.object('pending_eoi', xen.perCpu('pending_eoi', cpu) + BigInt(n * xen.sizeOf('pending_eoi')));
 }

@@ -28,6 +28,7 @@ import { pageAllocator } from './page-allocator.js';
 import { pageFrames, pageFramesBy } from './page-frames.js';
 import { pageTables, pageTablesBy } from './page-tables.js';
 import { pauses } from './pauses.js';
+import { pendingEoisStep } from './pending-eois.js';
 import { perCpuState } from './per-cpu-state.js';
 import { placeCpus } from './place-cpus.js';
 import { rcu } from './rcu.js';
@@ -77,6 +78,7 @@ export const microreset: Mechanism = {
     tasklets,
     rcu,
     interruptHandlers,
+    pendingEoisStep,
     inServiceVectors,
     softirqs,
     lostWakeups,
