@@ -128,6 +128,17 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d1v0 abandoned', 'd[IDLE]v1 abandoned', 'd0v0 abandoned and retried', 'd[IDLE]v3 abandoned'],
   },
+  /** A code fault kept Xen from noting that it had acknowledged dom0's interrupts: its list of them ran over its end. */
+  'pending-eoi-stack.capsule': {
+    findings: [
+      'pending-eois: CPU 0: 0 of 207 noted interrupts are in service',
+      'retry-hypercalls: d0v0: physdev_op was under way',
+      'heap-locks: IRQ 25 lock was held',
+    ],
+    // Two CPUs have their time's scale in another form, which says the same.
+    untouched: ['system-time'],
+    cpus: ['d0v0 abandoned and retried', 'd1v0 left', 'd2v0 left', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -19,6 +19,13 @@ describe('clocks of CPUs', () => {
     expect(judgeClocks(calibrated())).toMatchObject({ misscaled: [], off: [] });
   });
 
+  it('agree when some rates are written as a little less than a power of two, and others as a little more', () => {
+    const clocks = calibrated().map((clock, n) =>
+      n % 2 === 0 ? { ...clock, shift: 0, factor: clock.factor / 2 } : clock,
+    );
+    expect(judgeClocks(clocks)).toMatchObject({ misscaled: [], off: [] });
+  });
+
   it('are right where the majority is: an address was stored over two scales', () => {
     const clocks = calibrated();
     for (const cpu of [0, 2]) clocks[cpu] = { ...clocks[cpu]!, shift: 0x4023_1a51, factor: 0xffff_82d0 };

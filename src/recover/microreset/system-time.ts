@@ -67,11 +67,11 @@ export interface ClockJudgement {
 /** The majority is right. `undefined` where that cannot be told. */
 export function judgeClocks(clocks: readonly Clock[]): ClockJudgement | undefined {
   if (clocks.length < QUORUM) return undefined;
-  const shift = median(clocks.map((clock) => clock.shift));
-  if (Math.abs(shift) > LARGEST_SHIFT) return undefined;
-  const factor = median(clocks.filter((clock) => clock.shift === shift).map((clock) => clock.factor));
-  const isScaled = (clock: Clock): boolean =>
-    clock.shift === shift && Math.abs(clock.factor - factor) <= SCALE_TOLERANCE * factor;
+  const usable = clocks.filter((clock) => Math.abs(clock.shift) <= LARGEST_SHIFT);
+  if (usable.length < QUORUM) return undefined;
+  const rate = median(usable.map(rateOf));
+  const { shift, factor } = usable.find((clock) => rateOf(clock) === rate)!;
+  const isScaled = (clock: Clock): boolean => Math.abs(rateOf(clock) - rate) <= SCALE_TOLERANCE * rate;
   const at = median(clocks.map(({ counter }) => counter));
   const timeOf = ({ counter, time }: Clock): bigint => time + scaled(at - counter, shift, factor);
   const now = median(clocks.map(timeOf));
@@ -85,6 +85,9 @@ export function judgeClocks(clocks: readonly Clock[]): ClockJudgement | undefine
       .filter(({ byNs }) => byNs > TIME_TOLERANCE || byNs < -TIME_TOLERANCE),
   };
 }
+
+/** Nanoseconds in a tick. The same rate has two forms where it is about a power of two. */
+const rateOf = ({ shift, factor }: Clock): number => factor * 2 ** shift;
 
 const clockOf = (xen: Xen, cpu: number) => xen.object('cpu_time', xen.perCpu('cpu_time', cpu));
 
