@@ -139,6 +139,20 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     untouched: ['system-time'],
     cpus: ['d0v0 abandoned and retried', 'd1v0 left', 'd2v0 left', ...IDLE],
   },
+  /** A code fault stored over what links a vCPU to the next of its domain: the scheduler looked for it at an address of nothing. */
+  'next-vcpu.capsule': {
+    findings: [
+      'fixed-fields: d2v0: next vCPU written again',
+      'static-locks: call_lock was held',
+      'timers: calibration_timer was not set again',
+      'pending-eois: CPU 0: 0 of 2 noted interrupts are in service',
+    ],
+    untouched: ['system-time'],
+    cpus: [
+      ...['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned', 'd[IDLE]v3 abandoned', 'd[IDLE]v4 left'],
+      ...['d[IDLE]v5 left', 'd[IDLE]v6 abandoned', 'd[IDLE]v7 left'],
+    ],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -392,6 +392,12 @@ export class FakeXen implements View {
     this.set('domain', domain, 'max_vcpus', id + 1);
     this.#forgetHolders('vcpu', address);
     const vcpu = { address, unit, svc, domain };
+    const previous = this.#vcpus.findLast((other) => other.domain === domain);
+    if (previous === undefined) this.set('domain', domain, 'sched_unit_list', unit);
+    else {
+      this.set('vcpu', previous.address, 'next_in_list', address);
+      this.set('sched_unit', previous.unit, 'next_in_list', unit);
+    }
     this.#vcpus.push(vcpu);
     this.#stop(vcpu);
     return vcpu;

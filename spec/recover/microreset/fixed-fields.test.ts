@@ -39,6 +39,17 @@ describe('fixed-fields', () => {
     expect(after.object('sched_unit', fake.dom0.unit).u64('domain')).toBe(fake.dom0.domain);
   });
 
+  it('has vCPUs and units of a domain follow each other by their numbers', () => {
+    const [first, second] = fake.idle;
+    fake.set('vcpu', first!.address, 'next_in_list', 0x240be4d0);
+    fake.set('sched_unit', second!.unit, 'next_in_list', 0x9e);
+    fake.set('domain', fake.hvm.domain, 'sched_unit_list', 0);
+    const { after } = planWith(fake, fixedFields);
+    expect(after.object('vcpu', first!.address).u64('next_in_list')).toBe(second!.address);
+    expect(after.object('sched_unit', second!.unit).u64('next_in_list')).toBe(fake.idle[2]?.unit ?? 0n);
+    expect(after.object('domain', fake.hvm.domain).u64('sched_unit_list')).toBe(fake.hvm.unit);
+  });
+
   it('has a timer call what it is there to call, with its argument, on a CPU that there is', () => {
     const timer = timerOf(fake.dom0.address, 'singleshot_timer');
     make(timer, { function: fake.symbol('s_timer_fn'), data: 0x50, cpu: 0xd8d8, status: 0x82 });

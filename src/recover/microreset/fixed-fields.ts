@@ -1,5 +1,5 @@
 /**
- * Fields that never change and follow from where their structure stands: a vCPU's number and domain, the domain of a scheduling
+ * Fields that never change and follow from where their structure stands: a vCPU's number, domain and successor, the same of a scheduling
  * unit, what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
  * these fields, at the beginning of the structures that Xen handles most, are what it hits: in a campaign of code faults half of
  * the recoveries that failed again and again did so since one of them was wrong.
@@ -19,7 +19,7 @@ export const fixedFields: Step = {
   run(context) {
     for (const domain of context.situation.domains) {
       repairDomain(context, domain);
-      for (const vcpu of domain.vcpus) repairVcpu(context, vcpu);
+      for (const [n, vcpu] of domain.vcpus.entries()) repairVcpu(context, vcpu, domain.vcpus[n + 1]);
     }
     let queued: ReadonlyMap<bigint, number> | undefined;
     for (const timer of timersWithPurpose(context)) {
@@ -38,11 +38,14 @@ function repairDomain({ plan }: StepContext, { object, vcpus, id, kind }: Domain
   plan.found(`d${id}: number of vCPUs written again`);
 }
 
-function repairVcpu({ plan, xen }: StepContext, { object, domain, address, id, name }: Vcpu): void {
+/** @param next of the same domain: vCPUs and scheduling units hang in lists in the order of their numbers */
+function repairVcpu({ plan, xen }: StepContext, vcpu: Vcpu, next: Vcpu | undefined): void {
+  const { object, domain, address, id, name } = vcpu;
   const reason = `${name} is what its domain's table says`;
   const repaired = [
     plan.set(object, 'vcpu_id', id, reason) && 'number',
     plan.set(object, 'domain', domain.address, reason) && 'domain',
+    plan.set(object, 'next_in_list', next?.address ?? 0n, reason) && 'next vCPU',
   ];
   const at = object.u64('sched_unit');
   if (xen.memory.isMapped(at)) {
@@ -52,6 +55,10 @@ function repairVcpu({ plan, xen }: StepContext, { object, domain, address, id, n
       repaired.push(plan.set(unit, 'domain', domain.address, reason) && "scheduling unit's domain");
       repaired.push(plan.set(unit, 'vcpu_list', address, reason) && "scheduling unit's vCPU");
       repaired.push(plan.set(unit, 'unit_id', id, reason) && "scheduling unit's number");
+      const nextUnit = next?.object.u64('sched_unit') ?? 0n;
+      repaired.push(plan.set(unit, 'next_in_list', nextUnit, reason) && 'next scheduling unit');
+      if (vcpu === domain.vcpus[0])
+        repaired.push(plan.set(domain.object, 'sched_unit_list', at, reason) && "domain's first scheduling unit");
     }
   }
   const said = repaired.filter((word) => word !== false);
