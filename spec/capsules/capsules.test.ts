@@ -153,6 +153,17 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       ...['d[IDLE]v5 left', 'd[IDLE]v6 abandoned', 'd[IDLE]v7 left'],
     ],
   },
+  /** A handler of the network card's interrupt was dropped between marking dom0 and counting it: the count became 255, the card deaf. */
+  'interrupt-count.capsule': {
+    findings: [
+      'pending-eois: CPU 0: 0 of 1 noted interrupts are in service',
+      'pending-eois: IRQ 10 waits for 1 guest',
+      'heap-locks: IRQ 10 lock was held',
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    untouched: ['system-time'],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -1,5 +1,6 @@
 /** Interrupt lines, and those that belong to guests (Xen 4.17, arch/x86/irq.c). */
 import type { XenObject } from './object.js';
+import { radixEntry, radixNumber } from './radix-tree.js';
 import type { Xen } from './xen.js';
 
 /** `irq_desc.status`: guests handle the line, so its action is an `irq_guest_action_t`. */
@@ -34,6 +35,21 @@ export function* guestLines(xen: Xen): Generator<GuestLine> {
     const action = line.u64('action');
     if (xen.memory.isMapped(action)) yield { irq, line, action: xen.object('irq_guest_action_t', action) };
   }
+}
+
+/** `irq_guest_action_t.ack_type`: whether and how guests acknowledge (Xen 4.17, arch/x86/irq.c). */
+export const ACK_TYPE = { none: 0, unmask: 1, eoi: 2 } as const;
+/** Guests that can share a line. */
+const GUESTS_LIMIT = 7;
+
+/** `struct pirq` of every guest of a line: what the guest sees of it. @throws NL_UNMAPPED */
+export function pirqsOf(xen: Xen, { irq, action }: GuestLine): XenObject[] {
+  const count = Math.min(action.num('nr_guests'), GUESTS_LIMIT);
+  return Array.from({ length: count }, (_, n) => {
+    const domain = xen.object('domain', xen.memory.u64(action.at('guest'), 8 * n));
+    const number = radixNumber(radixEntry(xen, xen.object('radix_tree_root', domain.at('arch.irq_pirq')), irq));
+    return xen.object('pirq', radixEntry(xen, xen.object('radix_tree_root', domain.at('pirq_tree')), number));
+  });
 }
 
 export interface PendingEoi {

@@ -7,24 +7,42 @@ import { planWith } from '../planning.js';
 const VECTOR = 0x68;
 const OTHER = 0x70;
 const IRQ = 1;
+const PIRQ = 70;
 const IRQ_GUEST = 0x10;
 const COUNT_SLOT = 207;
 
 let fake: FakeXen;
 let action: bigint;
 let waiting: bigint;
+let pirq: bigint;
 beforeEach(() => {
   fake = new FakeXen();
   const lines = fake.alloc(4 * fake.profile.struct('irq_desc').size);
   fake.put(fake.symbol('irq_desc'), 8, lines);
   fake.put(fake.symbol('nr_irqs'), 4, 4);
   const line = lines + BigInt(IRQ * fake.profile.struct('irq_desc').size);
-  action = fake.alloc(fake.profile.struct('irq_guest_action_t').size);
+  // Its table of guests lies behind it.
+  action = fake.alloc(fake.profile.struct('irq_guest_action_t').size + 8);
   waiting = fake.alloc(32);
   fake.set('irq_desc', line, 'status', IRQ_GUEST);
   fake.set('irq_desc', line, 'action', action);
   fake.set('irq_guest_action_t', action, 'cpu_eoi_map', waiting);
+  fake.set('irq_guest_action_t', action, 'ack_type', 2);
+  fake.set('irq_guest_action_t', action, 'nr_guests', 1);
+  fake.put(fake.fieldAt('irq_guest_action_t', action, 'guest'), 8, fake.dom0.domain);
+  pirq = fake.new('pirq');
+  plant('arch.irq_pirq', IRQ, (BigInt(PIRQ) << 2n) | 2n);
+  plant('pirq_tree', PIRQ, pirq);
 });
+
+/** A tree of two levels with one entry, in a field of dom0's. */
+function plant(field: string, index: number, entry: bigint): void {
+  const [top, leaf] = [fake.new('radix_tree_node'), fake.new('radix_tree_node')];
+  fake.set('radix_tree_node', top, 'height', 2);
+  fake.put(fake.fieldAt('radix_tree_node', top, 'slots') + BigInt(8 * (index >> 6)), 8, leaf);
+  fake.put(fake.fieldAt('radix_tree_node', leaf, 'slots') + BigInt(8 * (index & 63)), 8, entry);
+  fake.set('radix_tree_root', fake.fieldAt('domain', fake.dom0.domain, field), 'rnode', top | 1n);
+}
 
 const slot = (cpu: number, n: number): bigint =>
   fake.xen().perCpu('pending_eoi', cpu) + BigInt(n * fake.profile.struct('pending_eoi').size);
@@ -48,6 +66,8 @@ describe('pending-eois', () => {
   it('has no line wait for a note that is gone, and leaves those of other CPUs', () => {
     fake.enterXen(0, 'do_sched_op');
     note(0, [VECTOR]);
+    note(1, [VECTOR]);
+    fake.inService[1]!.push(VECTOR);
     fake.put(waiting, 8, 0b11n);
     expect(planWith(fake, pendingEoisStep).after.memory.u64(waiting)).toBe(0b10n);
   });
@@ -59,6 +79,33 @@ describe('pending-eois', () => {
     fake.put(waiting, 8, 0b10n);
     expect(left(1)).toEqual([VECTOR]);
     expect(planWith(fake, pendingEoisStep).after.memory.u64(waiting)).toBe(0b10n);
+  });
+
+  it('counts the guests that are marked: a handler was dropped between mark and count', () => {
+    fake.enterXen(0, 'do_IRQ');
+    fake.set('pirq', pirq, 'masked', 1);
+    const { after, findings } = planWith(fake, pendingEoisStep);
+    expect(after.object('irq_guest_action_t', action).num('in_flight')).toBe(1);
+    expect(findings).toEqual(['IRQ 1 waits for 1 guest']);
+  });
+
+  it('counts none where none is marked', () => {
+    fake.enterXen(0, 'do_IRQ');
+    fake.set('irq_guest_action_t', action, 'in_flight', 255);
+    expect(planWith(fake, pendingEoisStep).after.object('irq_guest_action_t', action).num('in_flight')).toBe(0);
+  });
+
+  it('has a guest acknowledge again that was dropped while it did, and leaves one alone that has not begun', () => {
+    fake.enterXen(0, 'do_physdev_op');
+    fake.inService[1]!.push(VECTOR);
+    note(1, [VECTOR]);
+    fake.put(waiting, 8, 0b10n);
+    fake.set('irq_guest_action_t', action, 'in_flight', 1);
+    const { after, findings } = planWith(fake, pendingEoisStep);
+    expect(findings).toEqual(['IRQ 1 is not acknowledged yet']);
+    expect(after.object('pirq', pirq).bool('masked')).toBe(true);
+    fake.set('pirq', pirq, 'masked', 1);
+    expect(planWith(fake, pendingEoisStep).writes).toEqual([]);
   });
 
   it('survives a count that leads out of the stack', () => {
