@@ -40,7 +40,7 @@ const observeSchema = z.strictObject({
   quietSteps: z.int().min(1).max(1000).default(3).describe('steps of work that each VM must have done by then'),
   detectionMs: milliseconds(100, 600_000, 10_000, 'a failure that is not seen within this time will not be seen'),
   revivalMs: milliseconds(100, 600_000, 20_000, 'a VM that does not work again this long after a recovery is lost'),
-  newVmMs: milliseconds(100, 600_000, 30_000, 'limit for creating a new VM, and again for its first step of work'),
+  newVmMs: milliseconds(100, 600_000, 60_000, 'limit for creating a new VM, and again for its first step of work'),
   newVm: z
     .enum(['after-recovery', 'always', 'never'])
     .default('after-recovery')
