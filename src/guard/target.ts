@@ -3,6 +3,7 @@ import type { Machine } from '../machine/machine.js';
 import type { View } from '../x86/view.js';
 import { type EntryFacts, readEntryFacts } from '../xen/entry.js';
 import { copyImage } from '../xen/image.js';
+import { keepWords } from '../xen/kept.js';
 import { locateXen } from '../xen/locate.js';
 import type { Xen } from '../xen/xen.js';
 
@@ -21,6 +22,6 @@ export interface Target {
  */
 export async function findTarget(machine: Machine, profileDir?: string): Promise<Target> {
   const xen = locateXen(await machine.capture(), profileDir);
-  const facts = { ...readEntryFacts(xen), image: copyImage(xen) };
+  const facts = { ...readEntryFacts(xen), image: copyImage(xen), kept: keepWords(xen) };
   return { machine, xen, facts, at: (view) => xen.through(view) };
 }

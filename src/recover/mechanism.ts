@@ -1,5 +1,5 @@
 /** From a frozen machine to a checked plan. Pure: the same view gives the same plan, always. */
-import { type CpuState, readSituation } from '../xen/cpus.js';
+import { type CpuState, readSituation, type Situation } from '../xen/cpus.js';
 import { attempt } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
@@ -42,11 +42,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
   const wasIn = (pattern: RegExp): boolean =>
     scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
-  const locks = attempt(() => ({
-    static: staticLocks(xen),
-    heap: heapLocks(xen, situation.domains, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries'),
-  }));
-  if ('damage' in locks) return noPlan(mechanism, `where locks are cannot be told: ${locks.damage}`);
+  let locks: StepContext['locks'] | undefined;
   const context: StepContext = {
     plan,
     xen: plan.xen,
@@ -57,7 +53,10 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     tableDefects: damaged,
     abandoned,
     wasIn,
-    locks: locks.value,
+    get locks() {
+      locks ??= allLocks(plan, situation, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries');
+      return locks;
+    },
     destinations: new Map(),
     notes: new Map(),
   };
@@ -90,6 +89,14 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     cpus: situation.cpus.map((cpu) => cpuRecord(context, cpu)),
     problems: plan.problems,
   };
+}
+
+/** They are looked for when the first step asks for them, where the steps before it have repaired what leads to them. */
+function allLocks(plan: PlanBuilder, { domains }: Situation, which: 'all' | 'no-grant-entries'): StepContext['locks'] {
+  const locks = attempt(() => ({ static: staticLocks(plan.xen), heap: heapLocks(plan.xen, domains, which) }));
+  if ('value' in locks) return locks.value;
+  plan.problem(`where locks are cannot be told: ${locks.damage}`);
+  return { static: [], heap: [] };
 }
 
 function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecord {

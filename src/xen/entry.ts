@@ -5,6 +5,7 @@
 import { NinelivesError } from '../common/errors.js';
 import { decode, Mnemonic } from '../x86/decode.js';
 import type { PristineImage } from './image.js';
+import type { KeptWord } from './kept.js';
 import type { Xen } from './xen.js';
 
 export interface SvmEntry {
@@ -39,6 +40,8 @@ export interface EntryFacts {
   readonly svm: SvmEntry | undefined;
   /** Text and read-only data as they were at the attach; absent where nobody attached. */
   readonly image?: PristineImage;
+  /** Pointers as they were at the attach; absent where nobody attached. */
+  readonly kept?: readonly KeptWord[];
 }
 
 /** Entry points whose calls have a register frame right above the return address. */

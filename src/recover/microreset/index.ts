@@ -19,6 +19,7 @@ import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { interruptHandlers } from './interrupt-handlers.js';
+import { keptWords } from './kept-words.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -49,6 +50,7 @@ export const microreset: Mechanism = {
     descriptorTables,
     lostStacks,
     cpuInfo,
+    keptWords,
     fixedFields,
     completeFrames,
     bounceFrames,

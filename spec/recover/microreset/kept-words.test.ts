@@ -1,0 +1,47 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { makePlan } from '../../../src/recover/mechanism.js';
+import { keptWords } from '../../../src/recover/microreset/kept-words.js';
+import { readEntryFacts } from '../../../src/xen/entry.js';
+import { type KeptWord, keepWords } from '../../../src/xen/kept.js';
+import { FakeXen } from '../../support/fake-xen.js';
+
+let fake: FakeXen;
+let kept: readonly KeptWord[];
+beforeEach(() => {
+  fake = new FakeXen();
+  kept = keepWords(fake.xen());
+});
+
+function restored(): string[] {
+  const xen = fake.xen();
+  const facts = { ...readEntryFacts(xen), kept };
+  const plan = makePlan({ name: 'test', steps: [keptWords] }, xen, facts, { scope: 'everything' });
+  return plan.steps[0]!.findings.slice();
+}
+
+describe('kept-words', () => {
+  it('finds nothing in a sound Xen', () => {
+    expect(kept.length).toBeGreaterThan(10);
+    expect(restored()).toEqual([]);
+  });
+
+  it('puts a pointer back over what leads nowhere, into code, or to a stack', () => {
+    const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    for (const wild of [0x9en, 0xff83_0238_4469_c000n, fake.symbol('do_sched_op'), fake.frame(0) - 64n]) {
+      fake.set('vcpu', fake.dom0.address, 'vcpu_info', wild);
+      expect(restored()).toEqual(['d0v0: vcpu_info was damaged']);
+    }
+    expect(kept.find(({ what }) => what === 'd0v0: vcpu_info')!.value).toBe(info);
+  });
+
+  it('leaves another pointer alone: guests move their areas', () => {
+    fake.set('vcpu', fake.dom0.address, 'vcpu_info', fake.alloc(64));
+    expect(restored()).toEqual([]);
+  });
+
+  it('does not touch the memory of a domain that is gone', () => {
+    fake.set('vcpu', fake.hvm.address, 'vcpu_info', 0x9e);
+    fake.set('domain', fake.hvm.domain, 'domain_id', 7);
+    expect(restored()).toEqual([]);
+  });
+});

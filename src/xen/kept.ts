@@ -1,0 +1,86 @@
+/**
+ * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, and that nothing else tells: copied at the
+ * attach. A stray write that hits one of them would otherwise be a failure after every recovery.
+ */
+import { allVcpus, type Domain, listDomains } from './domains.js';
+import type { XenObject } from './object.js';
+import { type CpuStack, cpuStack, onStack } from './stack.js';
+import type { Xen } from './xen.js';
+
+export interface KeptWord {
+  readonly address: bigint;
+  readonly value: bigint;
+  /** What it is: "d1v0: vcpu_info". */
+  readonly what: string;
+  /** The domain that the structure belongs to, by address and number; absent for what is a CPU's. */
+  readonly domain?: { readonly address: bigint; readonly id: number };
+}
+
+const OF_RESOURCE = ['scheduler', 'cpupool', 'schedule_lock', 'sched_unit_idle', 'sched_priv', 'cpus'] as const;
+const OF_DOMAIN = [
+  ...(['vcpu', 'shared_info', 'cpupool', 'grant_table', 'evtchn', 'evtchn_fifo', 'evtchn_port_ops'] as const),
+  ...(['arch.ctxt_switch', 'arch.perdomain_l3_pg', 'arch.cpu_policy'] as const),
+] as const;
+const OF_PV_DOMAIN = ['arch.pv.gdt_ldt_l1tab'] as const;
+const OF_VCPU = [
+  ...(['vcpu_info', 'sched_unit', 'evtchn_fifo'] as const),
+  ...(['arch.fpu_ctxt', 'arch.xsave_area', 'arch.msrs'] as const),
+] as const;
+const OF_HVM_VCPU = ['arch.hvm.svm.vmcb', 'arch.hvm.vlapic.regs', 'arch.hvm.vlapic.regs_page'] as const;
+const OF_UNIT = ['priv', 'res'] as const;
+
+/** Copies them. What cannot be read, or is 0, is left out. */
+export function keepWords(xen: Xen): KeptWord[] {
+  const isPointer = pointerCheck(xen);
+  const kept: KeptWord[] = [];
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+    const resource = keep(xen.perCpu('sched_res', cpu), `CPU ${cpu}: sched_res`);
+    if (resource !== undefined) keepFields(xen.object('sched_resource', resource), OF_RESOURCE, `CPU ${cpu}`);
+  }
+  const domains = listDomains(xen);
+  for (const { object, address, id, kind } of domains) {
+    const name = kind === 'idle' ? 'd[IDLE]' : `d${id}`;
+    keepFields(object, [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])], name, { address, id });
+  }
+  for (const { object, name, domain } of allVcpus(domains)) {
+    const owner = { address: domain.address, id: domain.id };
+    keepFields(object, [...OF_VCPU, ...(domain.kind === 'hvm' ? OF_HVM_VCPU : [])], name, owner);
+    const unit = object.u64('sched_unit');
+    if (isPointer(unit)) keepFields(xen.object('sched_unit', unit), OF_UNIT, name, owner);
+  }
+  return kept;
+
+  function keepFields(object: XenObject, fields: readonly string[], name: string, domain?: KeptWord['domain']): void {
+    for (const field of fields) keep(object.at(field), `${name}: ${field}`, domain);
+  }
+
+  function keep(address: bigint, what: string, domain?: KeptWord['domain']): bigint | undefined {
+    const value = xen.memory.isMapped(address) ? xen.memory.u64(address) : 0n;
+    if (!isPointer(value)) return undefined;
+    kept.push({ address, value, what, ...(domain === undefined ? {} : { domain }) });
+    return value;
+  }
+}
+
+/** Those that now hold what cannot be right, of CPUs and of domains that are still there. */
+export function lostWords(xen: Xen, domains: readonly Domain[], kept: readonly KeptWord[]): KeptWord[] {
+  const isPointer = pointerCheck(xen);
+  const numbers = new Map(domains.map(({ address, id }) => [address, id]));
+  return kept.filter(({ address, domain }) => {
+    if (domain !== undefined && numbers.get(domain.address) !== domain.id) return false;
+    return xen.memory.isMapped(address) && !isPointer(xen.memory.u64(address));
+  });
+}
+
+/**
+ * Tells whether a word can be a pointer to one of Xen's objects: aligned, mapped, no code, and on no CPU's stack. (What is
+ * written over a structure most often is a trap's frame: selectors, flags, and addresses of code and stacks.)
+ */
+function pointerCheck(xen: Xen): (value: bigint) => boolean {
+  const stacks: CpuStack[] = Array.from({ length: xen.cpuCount }, (_, cpu) => cpuStack(xen, cpu));
+  return (value) =>
+    value % 4n === 0n &&
+    xen.memory.isMapped(value) &&
+    !xen.profile.isText(value) &&
+    !stacks.some((stack) => onStack(stack, value));
+}
