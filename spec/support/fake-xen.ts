@@ -335,6 +335,8 @@ export class FakeXen implements View {
     this.put(heap + 2n, 2, HEAP_LIMIT);
     this.set('timers', timers, 'heap', heap);
     this.link(this.fieldAt('timers', timers, 'inactive'));
+    this.link(this.perCpu('tasklet_list', cpu));
+    this.link(this.perCpu('softirq_tasklet_list', cpu));
   }
 
   #writeScheduler(): bigint {

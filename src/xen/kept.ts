@@ -36,6 +36,7 @@ export function keepWords(xen: Xen): KeptWord[] {
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
     const resource = keep(xen.perCpu('sched_res', cpu), `CPU ${cpu}: sched_res`);
     if (resource !== undefined) keepFields(xen.object('sched_resource', resource), OF_RESOURCE, `CPU ${cpu}`);
+    keepFields(xen.object('timers', xen.perCpu('timers', cpu)), ['heap'], `CPU ${cpu}: timers`);
   }
   const domains = listDomains(xen);
   for (const { object, address, id, kind } of domains) {

@@ -2,20 +2,24 @@
  * A tasklet whose function was dropped stays marked as running, and Xen does not queue a running tasklet again: it would
  * never run any more (Xen 4.17, common/tasklet.c). The mark is taken back and the tasklet scheduled once more, so that
  * what it was asked for is retried. An HVM guest's event notification is such a tasklet.
+ *
+ * Each CPU has two lists of those that wait. One that is broken is emptied, and those that say they were on it are scheduled anew.
  */
 import { allVcpus, type Domain } from '../../xen/domains.js';
+import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
 import { sitesOf } from '../../xen/sites.js';
 import type { Xen } from '../../xen/xen.js';
-import type { Step } from '../step.js';
+import type { Step, StepContext } from '../step.js';
 
 const taskletSites = sitesOf<'tasklet'>(new Map([['tasklet', 'tasklet']]));
 
 export const tasklets: Step = {
   name: 'tasklets',
-  removes: 'tasklets marked as running that no thread runs',
+  removes: 'tasklets marked as running that no thread runs, and broken lists of waiting ones',
   source: 'ours; Xen 4.17 common/tasklet.c',
-  run({ plan, xen, situation, abandoned }) {
+  run(context) {
+    const { plan, xen, situation, abandoned } = context;
     const caller = abandoned[0];
     if (caller === undefined) return;
     for (const tasklet of knownTasklets(xen, situation.domains)) {
@@ -26,8 +30,42 @@ export const tasklets: Step = {
         plan.call(caller.cpu, 'tasklet_schedule', [tasklet.address], `the tasklet ${name} runs again`);
       plan.found(`tasklet ${name} was cut off`);
     }
+    for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
+      for (const queue of QUEUES) mendQueue(context, caller.cpu, cpu, queue);
+    }
   },
 };
+
+const QUEUES = [
+  { head: 'tasklet_list', isSoftirq: false },
+  { head: 'softirq_tasklet_list', isSoftirq: true },
+] as const;
+
+function mendQueue(
+  { plan, xen, situation }: StepContext,
+  caller: number,
+  cpu: number,
+  { head, isSoftirq }: (typeof QUEUES)[number],
+): void {
+  const at = xen.perCpu(head, cpu);
+  if (!xen.memory.isMapped(at)) return;
+  const { broken } = closedList(xen.memory, at);
+  if (broken === undefined) return;
+  const reason = `${head} of CPU ${cpu}: ${broken}`;
+  emptyList(at, reason);
+  for (const tasklet of knownTasklets(xen, situation.domains)) {
+    const waits = tasklet.num('scheduled_on') === cpu && tasklet.bool('is_softirq') === isSoftirq;
+    if (!waits || tasklet.bool('is_running') || tasklet.bool('is_dead')) continue;
+    emptyList(tasklet.at('list'), reason);
+    plan.call(caller, 'tasklet_schedule', [tasklet.address], reason);
+  }
+  plan.found(reason);
+
+  function emptyList(address: bigint, why: string): void {
+    plan.write(address, 8, address, why);
+    plan.write(address + 8n, 8, address, why);
+  }
+}
 
 function* knownTasklets(xen: Xen, domains: readonly Domain[]): Generator<XenObject> {
   const sites = taskletSites(xen.profile);
