@@ -87,7 +87,7 @@ describe('faults', () => {
       [{ type: 'memory' }, undefined],
       [{ type: 'hang' }, /no progress/],
       [{ type: 'lock-leak' }, undefined],
-      [{ type: 'lock-leak', where: 'next' }, undefined],
+      [{ type: 'lock-leak', where: 'next' }, /no progress/],
       [{ type: 'software-bug' }, undefined],
     ] as const
   ).map(([fault, seen]) => [faultSchema.parse(fault), seen]);
