@@ -5,7 +5,7 @@ export type FailureKind =
   | 'panic'
   /** A trap in Xen's own code that it has no handler for. */
   | 'fatal-trap'
-  /** `BUG()` in Xen's code. */
+  /** `BUG()` in Xen's code, or a state that Xen has one for. */
   | 'bug'
   /** A double fault: the stack or the descriptor tables of a CPU are unusable. */
   | 'double-fault'

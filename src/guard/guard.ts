@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
+import { miscounted } from '../detect/nesting.js';
 import { SecondChances } from '../detect/second-chances.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import type { Machine } from '../machine/machine.js';
@@ -200,7 +201,9 @@ export class Guard {
       this.#recovering = seen !== undefined;
       return seen;
     }
-    if (this.#options.hangs === 'ignore' || this.#halted) return undefined;
+    if (this.#halted) return undefined;
+    if (miscounted(this.#target.xen) !== undefined) return this.#onMiscount();
+    if (this.#options.hangs === 'ignore') return undefined;
     const suspects = this.#watch.observe(this.#samples(), performance.now());
     const first = suspects[0];
     return first === undefined ? undefined : this.#examine(first.cpu, first.stalledMs);
@@ -231,6 +234,20 @@ export class Guard {
     await machine.resume();
     this.#watch.reset();
     return undefined;
+  }
+
+  async #onMiscount(): Promise<Sighting | undefined> {
+    const { machine } = this.#target;
+    const stop = await machine.freeze();
+    if (stop.kind !== 'paused') return this.#onStop(stop);
+    const view = await machine.capture();
+    const wrong = miscounted(this.#target.at(view));
+    if (wrong === undefined) {
+      await machine.resume();
+      return undefined;
+    }
+    const summary = `CPU ${wrong.cpu} has counted ${wrong.count} interrupts that it is in`;
+    return { failure: { kind: 'bug', cpu: wrong.cpu, summary, detectedAtMs: stop.atMs }, view };
   }
 
   /**
