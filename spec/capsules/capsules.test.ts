@@ -202,6 +202,19 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     untouched: ['bounce-frames'],
     cpus: ['d0v0 left', 'd2v0 left', 'd1v0 abandoned', ...IDLE],
   },
+  /**
+   * A bit flip in `do_IRQ`: every CPU counted itself out of an interrupt seventeen times. The one that ran dom0 was in its guest; taken to
+   * be in an interrupt it handed dom0 the page fault of a write to a page table, which Xen carries out.
+   */
+  'nesting-everywhere.capsule': {
+    findings: [0, 1, 3, 4, 5, 6, 7].map((cpu) => `per-cpu-state: CPU ${cpu}: IRQ nesting cleared`),
+    cpus: ['d0v0 left', 'd1v0 abandoned and retried', 'd2v0 abandoned', ...IDLE],
+  },
+  /** A bit flip in `create_bounce_frame`: Xen was about to crash four vCPUs, each with its delivery all but complete. One ran a process. */
+  'crash-in-delivery.capsule': {
+    findings: ['d0v0', 'd3v0', 'd1v0', 'd0v1'].map((vcpu) => `bounce-frames: ${vcpu}: a delivery was all but complete`),
+    cpus: ['d0v0 abandoned', 'd3v0 abandoned', 'd1v0 abandoned', 'd0v1 abandoned'],
+  },
 };
 
 function replay(name: string): Plan {

@@ -68,9 +68,42 @@ describe('classifyStop', () => {
     expect(stopAt(symbol, 'vcpu_wake')).toMatchObject({ kind, cpu: 0 });
   });
 
-  it('does not blame Xen for dom0 switching the machine off', () => {
-    fake.putBytes(fake.symbol('hwdom_shutdown') + 0x1bn, [0xe8, 0, 0, 0, 0]);
-    expect(stopAt('machine_halt', 'hwdom_shutdown')).toBeUndefined();
+  describe('of the halt of the machine', () => {
+    /** Return addresses in these functions, one above the other, over that of `machine_halt`. */
+    function haltBelow(...callers: string[]): Failure | undefined {
+      fake.enterXen(0, 'machine_halt', 0x300);
+      for (const [n, caller] of callers.entries()) {
+        const returns = fake.symbol(caller) + 0x20n;
+        fake.putBytes(returns - 5n, [0xe8, 0, 0, 0, 0]);
+        fake.put(fake.registers(0).rsp + BigInt(8 * n), 8, returns);
+      }
+      return classifyStop(fake.xen(), 0, 42);
+    }
+
+    it('does not blame Xen where dom0 switches itself off', () => {
+      expect(haltBelow('hwdom_shutdown', 'domain_shutdown', 'do_sched_op')).toBeUndefined();
+    });
+
+    it('blames Xen where dom0 did not ask for it', () => {
+      const summary = 'Xen halts the machine for dom0, which did not ask for it';
+      expect(haltBelow('hwdom_shutdown', 'domain_shutdown', 'asm_domain_crash_synchronous')).toEqual({
+        kind: 'halt',
+        cpu: 0,
+        domain: 0,
+        summary,
+        detectedAtMs: 42,
+      });
+    });
+  });
+
+  it('sees a domain that Xen is about to crash', () => {
+    expect(stopAt('show_execution_state', '__domain_crash')).toEqual({
+      kind: 'domain-crash',
+      cpu: 0,
+      domain: 0,
+      summary: 'Xen crashes d0',
+      detectedAtMs: 42,
+    });
   });
 
   it('sees nothing in a stop anywhere else', () => {

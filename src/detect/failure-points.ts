@@ -24,17 +24,26 @@ export const failurePoints = (xen: Xen): bigint[] => POINTS.map((point) => xen.s
 /**
  * What a stop at a failure point means. `undefined` when it is no failure: a WARN, which prints and goes on; a dump that
  * was asked for by key; dom0 that switches the machine off.
+ *
+ * Xen prints the registers of a domain that it is about to crash (Xen 4.17, common/domain.c `__domain_crash`), so that the domain still
+ * lives at that stop. Whose fault it is cannot be told here (`second-chances.ts`).
  */
 export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failure | undefined {
   const registers = xen.view.registers(cpu);
   const point = POINTS.find(({ symbol }) => xen.symbol(symbol) === registers.rip);
   if (point === undefined) return undefined;
   const caller = returnsTo(xen, registers.rsp);
-  if (point.symbol === 'machine_halt' && isDom0Shutdown(xen, cpu)) return undefined;
+  if (point.symbol === 'machine_halt') return haltOf(xen, cpu, detectedAtMs);
   if (point.symbol !== 'show_execution_state') {
     const at =
       point.symbol === 'fatal_trap' || point.symbol === 'do_double_fault' ? trapAt(xen, registers.rdi) : undefined;
     return { kind: point.kind, cpu, summary: point.what, detectedAtMs, ...(at === undefined ? {} : { at }) };
+  }
+  if (caller === '__domain_crash') {
+    const domain = currentDomain(xen, cpu);
+    const whom = domain === undefined ? 'a domain' : `d${domain}`;
+    const id = domain === undefined ? {} : { domain };
+    return { kind: 'domain-crash', cpu, ...id, summary: `Xen crashes ${whom}`, detectedAtMs };
   }
   if (caller?.startsWith('do_') === false) return undefined;
   const trap = trapOf(xen, registers.rdi);
@@ -49,10 +58,26 @@ export function classifyStop(xen: Xen, cpu: number, detectedAtMs: number): Failu
   return { kind: 'bug', cpu, at, summary: `BUG or invalid instruction at ${at}`, detectedAtMs };
 }
 
-/** dom0 switched itself off, or crashed: Xen halts the machine on its behalf and is not at fault. */
-function isDom0Shutdown(xen: Xen, cpu: number): boolean {
+/** What a domain does to be shut down: a request, a watchdog that it set and did not wind up, an HVM guest's triple fault. */
+const ASKED_FOR = /^(do_sched_op|domain_watchdog_timeout|hvm_triple_fault)\+/;
+const DOM0 = 0;
+
+/** dom0 that switches itself off, or panics, has Xen halt the machine: then Xen is not at fault. */
+function haltOf(xen: Xen, cpu: number, detectedAtMs: number): Failure | undefined {
   const entries = ifReadable(() => backtrace(xen, cpuStack(xen, cpu), xen.view.registers(cpu))) ?? [];
-  return entries.some((entry) => /^(hwdom_shutdown|domain_shutdown|__domain_crash)/.test(entry.text));
+  if (!entries.some(({ text }) => /^(hwdom|domain)_shutdown\+/.test(text))) {
+    return { kind: 'halt', cpu, summary: 'Xen halts the machine', detectedAtMs };
+  }
+  if (entries.some(({ text }) => ASKED_FOR.test(text))) return undefined;
+  const summary = 'Xen halts the machine for dom0, which did not ask for it';
+  return { kind: 'halt', cpu, domain: DOM0, summary, detectedAtMs };
+}
+
+function currentDomain(xen: Xen, cpu: number): number | undefined {
+  return ifReadable(() => {
+    const vcpu = xen.object('vcpu', cpuStack(xen, cpu).info.u64('current_vcpu'));
+    return xen.object('domain', vcpu.u64('domain')).num('domain_id');
+  });
 }
 
 /** The function that a stack pointer at a return address leads back to: '' where it is none, `undefined` where nothing can be read. */

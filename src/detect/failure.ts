@@ -5,12 +5,14 @@ export type FailureKind =
   | 'panic'
   /** A trap in Xen's own code that it has no handler for. */
   | 'fatal-trap'
-  /** `BUG()` in Xen's code. */
+  /** `BUG()` in Xen's code, or a state that Xen has one for. */
   | 'bug'
   /** A double fault: the stack or the descriptor tables of a CPU are unusable. */
   | 'double-fault'
   /** Xen halts or restarts the machine. */
   | 'halt'
+  /** Xen ends a domain for something that the domain is said to have done. */
+  | 'domain-crash'
   /** QEMU itself reports a shutdown, reset or internal error (a triple fault ends here). */
   | 'machine-stop'
   /** A CPU executes in Xen and makes no progress. */
@@ -22,6 +24,8 @@ export interface Failure {
   readonly cpu?: number;
   /** Where it was seen, as `function+offset`. */
   readonly at?: string;
+  /** Whom Xen ends, for `domain-crash`, or for whom it halts the machine: number of a domain. */
+  readonly domain?: number;
   /** One sentence for people: what was seen. */
   readonly summary: string;
   /** Host-monotonic milliseconds at which the machine stopped (or the hang was declared). */

@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { isNinelivesError, NinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
+import { miscounted } from '../detect/nesting.js';
+import { SecondChances } from '../detect/second-chances.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import type { Machine } from '../machine/machine.js';
 import { NEVER_RAN, threadTimes } from '../machine/proc.js';
@@ -71,12 +73,15 @@ export class Guard {
   readonly #options: GuardOptions;
   readonly #watch = new HangWatch(DEFAULT_LIMITS);
   readonly #words: ProgressWords[];
+  readonly #chances = new SecondChances();
   /** When the last failures were seen, oldest first. */
   readonly #recent: number[] = [];
   #rehearsals: Promise<void> = Promise.resolve();
   #recovering: boolean = false;
   #failures = 0;
   #stopped: boolean = false;
+  /** dom0 had Xen halt the machine: no CPU gets anything done any more, and none hangs. */
+  #halted: boolean = false;
 
   private constructor(target: Target, options: GuardOptions) {
     this.#target = target;
@@ -196,6 +201,8 @@ export class Guard {
       this.#recovering = seen !== undefined;
       return seen;
     }
+    if (this.#halted) return undefined;
+    if (miscounted(this.#target.xen) !== undefined) return this.#onMiscount();
     if (this.#options.hangs === 'ignore') return undefined;
     const suspects = this.#watch.observe(this.#samples(), performance.now());
     const first = suspects[0];
@@ -216,7 +223,8 @@ export class Guard {
     if (stop.kind === 'breakpoint') {
       const view = await machine.capture();
       const failure = classifyStop(this.#target.at(view), stop.cpu, stop.atMs);
-      if (failure !== undefined) return { failure, view };
+      if (failure !== undefined && !this.#chances.isOwnEnd(failure)) return { failure, view };
+      if (view.registers(stop.cpu).rip === this.#target.xen.symbol('machine_halt')) this.#halted = true;
     } else if (stop.kind === 'shutdown' || stop.kind === 'reset' || stop.kind === 'internal-error') {
       const revived = stop.kind === 'reset' ? await this.#onTripleFault(stop) : undefined;
       if (revived !== undefined) return revived;
@@ -226,6 +234,20 @@ export class Guard {
     await machine.resume();
     this.#watch.reset();
     return undefined;
+  }
+
+  async #onMiscount(): Promise<Sighting | undefined> {
+    const { machine } = this.#target;
+    const stop = await machine.freeze();
+    if (stop.kind !== 'paused') return this.#onStop(stop);
+    const view = await machine.capture();
+    const wrong = miscounted(this.#target.at(view));
+    if (wrong === undefined) {
+      await machine.resume();
+      return undefined;
+    }
+    const summary = `CPU ${wrong.cpu} has counted ${wrong.count} interrupts that it is in`;
+    return { failure: { kind: 'bug', cpu: wrong.cpu, summary, detectedAtMs: stop.atMs }, view };
   }
 
   /**

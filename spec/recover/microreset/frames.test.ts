@@ -237,6 +237,21 @@ describe('bounce-frames', () => {
     expect(frameOf(planWith(fake, bounceFrames).after).u64('rip')).toBe(interrupted);
   });
 
+  it('completes one to a process’s kernel, whose stack ends behind it, and does not send the vCPU back to its process', () => {
+    fake.setHypercall(0, 0, GUEST_PROCESS);
+    fake.setSlot(0, fake.symbol('test_guest_events') + 5n);
+    fake.set('vcpu', fake.dom0.address, 'arch.flags', 1);
+    const stack = GUEST_KERNEL + 0x1000n - 0x38n;
+    const interrupted = frameOf(fake.xen()).u64('rip');
+    const xen = fake.xen();
+    for (const [n, word] of [0n, 0n, interrupted, 0xe033n, 0x202n, 0x7fff_0000n, 0xe02bn].entries())
+      fake.put(guestInDirectMap(xen, xen.object('vcpu', fake.dom0.address), stack + BigInt(8 * n))!, 8, word);
+    fake.setFrame(0, { rsp: stack });
+    const { after, calls } = planWith(fake, bounceFrames);
+    expect(frameOf(after).u64('rip')).toBe(HANDLER);
+    expect(calls).toEqual([]);
+  });
+
   it('keeps the mask of a guest that was in no delivery', () => {
     const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
     fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);

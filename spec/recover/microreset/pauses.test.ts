@@ -109,4 +109,19 @@ describe('a shutdown', () => {
     expect(counts(after)[2]).toBe(0);
     expect(findings[0]).toBe('d1: its shutdown was under way: undone');
   });
+
+  it('that another domain’s thread made of dom0 is dom0’s', () => {
+    fake.run(0, fake.idle[0]!);
+    fake.enterXen(1, 'vcpu_wake');
+    for (const [n, name] of ['hwdom_shutdown', 'domain_shutdown'].entries()) {
+      const inside = fake.symbol(name) + 0x40n;
+      fake.putBytes(inside - 5n, [0xe8, 0, 0, 0, 0]);
+      fake.put(fake.frame(1) - 0x100n + BigInt(8 * n), 8, inside);
+    }
+    fake.set('domain', fake.dom0.domain, 'is_shutting_down', 1);
+    setDomain({ is_shutting_down: 1 });
+    const { after } = planWith(fake, pauses);
+    expect(after.object('domain', fake.dom0.domain).bool('is_shutting_down')).toBe(false);
+    expect(after.object('domain', guest).bool('is_shutting_down')).toBe(true);
+  });
 });

@@ -27,8 +27,11 @@ const FORBIDDEN_FLAGS = (3n << 12n) | (1n << 14n) | (1n << 17n);
 const FLAT_KERNEL = { cs: 0xe033, ss: 0xe02b } as const;
 /** `TRAP_syscall` in `entry_vector`: the CPU goes back by SYSRET where it can. */
 const TRAP_SYSCALL = 0x100;
-/** A delivery on the guest's stack: RCX, R11, for some exceptions an error code, then RIP, CS, RFLAGS, RSP, SS; in words. */
-const DELIVERY_WORDS = 8;
+/**
+ * Words of a delivery on the guest's stack: RCX, R11, for some exceptions an error code, then RIP, CS, RFLAGS, RSP, SS. With no error
+ * code these are all: where a process was interrupted, its kernel's stack ends behind them, and the page as well.
+ */
+const DELIVERY_WORDS = 7;
 const RIP_PLACES = [2, 3] as const;
 /** Bytes between a delivery on the guest's stack and what was there before, at most: its words, and alignment. */
 const DELIVERY_REACH = 0x60n;

@@ -21,6 +21,7 @@ const PAUSES =
   /pause|domctl|paging_|hap_enable|hap_track|hvm_op|hvm_set_param|hvmop|dm_op|mem_sharing|vm_event|monitor|altp2m|cpupool|sched_move_domain|vcpu_reset|vcpu_sleep_sync|domain_resume|domain_shutdown/;
 /** `XEN_DOMCTL_pausedomain` and `XEN_DOMCTL_unpausedomain` (public/domctl.h). */
 const REQUEST = { pause: 3, unpause: 4 } as const;
+const DOM0 = 0;
 const NOTHING_YET = 'no request has changed it';
 
 export const pauses: Step = {
@@ -63,8 +64,10 @@ function undoRequest(context: StepContext, cpu: CpuState): void {
 }
 
 /** A second call of `domain_shutdown` does nothing; so the first is made to have done nothing. */
-function undoShutdown({ plan, xen }: StepContext, cpu: CpuState): void {
-  const { object, vcpus, id } = cpu.current.domain;
+function undoShutdown({ plan, xen, situation }: StepContext, cpu: CpuState): void {
+  // dom0 may be ended by a thread of another domain; what is done to it alone tells that it is meant.
+  const dom0 = wasIn(cpu, 'hwdom_shutdown') ? situation.domains.find((domain) => domain.id === DOM0) : undefined;
+  const { object, vcpus, id } = dom0 ?? cpu.current.domain;
   if (!wasIn(cpu, 'domain_shutdown') || !object.bool('is_shutting_down')) return;
   for (const name of ['is_shutting_down', 'is_shut_down'] as const) plan.set(object, name, 0, NOTHING_YET);
   for (const { address } of vcpus) plan.set(xen.object('vcpu', address), 'paused_for_shutdown', 0, NOTHING_YET);

@@ -2,6 +2,9 @@
  * A dropped thread leaves its CPU's nesting counts behind: "in interrupt", "preemption off", "inside an RCU read
  * section", "holding this mm lock". With no thread left they are all zero.
  *
+ * They are zero as well on a CPU that stands in its guest or waits for an interrupt, unless damaged code counted wrongly there: a CPU
+ * that takes itself to be in an interrupt hands a PV guest the page faults that Xen is to mend (Xen 4.17, x86/traps.c `fixup_page_fault`).
+ *
  * The IRQ nesting count alone takes NiLiHype from 0 to 16 % (Zhou and Tamir, DSN 2018, table of increments); the
  * others are the same idea for what Xen 4.17 counts.
  */
@@ -13,10 +16,10 @@ const READER_SLOTS = ['p2m_percpu_rwlock', 'grant_rwlock'] as const;
 
 export const perCpuState: Step = {
   name: 'per-cpu-state',
-  removes: 'nesting counts and reader slots that abandoned threads left behind',
+  removes: 'nesting counts and reader slots that abandoned threads left behind, or that damaged code changed',
   source: 'Zhou and Tamir, DSN 2018: clear the IRQ nesting count',
   run(context) {
-    for (const { cpu } of context.abandoned) resetCpu(context, cpu);
+    for (const { cpu } of context.situation.cpus) resetCpu(context, cpu);
   },
 };
 
