@@ -85,8 +85,10 @@ export class HangWatch {
   }
 }
 
+type Times = Pick<CpuSample, 'ranMs' | 'waitedMs'>;
+
 /** Whether the host kept a CPU from running: it waited, and ran less than a quarter of what a suspect must have. */
-function isStarved(now: CpuSample, then: CpuSample, limits: HangLimits): boolean {
+export function isStarved(now: Times, then: Times, limits: HangLimits): boolean {
   return now.waitedMs - then.waitedMs > limits.ranMs / 4 && now.ranMs - then.ranMs < limits.ranMs / 4;
 }
 

@@ -8,9 +8,7 @@ import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { miscounted } from '../detect/nesting.js';
 import { SecondChances } from '../detect/second-chances.js';
-import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import type { Machine } from '../machine/machine.js';
-import { NEVER_RAN, threadTimes } from '../machine/proc.js';
 import type { Stop } from '../machine/stop.js';
 import { RecordingView, saveCapsule } from '../recover/capsule.js';
 import type { Mechanism } from '../recover/mechanism.js';
@@ -19,12 +17,13 @@ import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { lostItsStack, readSituation } from '../xen/cpus.js';
-import { attempt, ifReadable } from '../xen/damage.js';
+import { ifReadable } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import { Urgency } from './priority.js';
 import { recover } from './recover.js';
 import { isWarm, rehearse, rehearseThoroughly } from './rehearsal.js';
+import { type Suspect, Suspicions } from './suspicions.js';
 import type { Target } from './target.js';
 
 export type GuardEvent =
@@ -67,12 +66,10 @@ interface Sighting {
 const LOOK_EVERY_MS = 25;
 /** A suspected CPU is looked at twice, this far apart, before it is declared hung. */
 const SECOND_LOOK_MS = 30;
-
 export class Guard {
   readonly #target: Target;
   readonly #options: GuardOptions;
-  readonly #watch = new HangWatch(DEFAULT_LIMITS);
-  readonly #words: ProgressWords[];
+  readonly #suspicions: Suspicions;
   readonly #chances = new SecondChances();
   /** When the last failures were seen, oldest first. */
   readonly #recent: number[] = [];
@@ -86,7 +83,7 @@ export class Guard {
   private constructor(target: Target, options: GuardOptions) {
     this.#target = target;
     this.#options = options;
-    this.#words = progressWords(target.xen);
+    this.#suspicions = new Suspicions(target);
   }
 
   /** Sets the breakpoints on a frozen box and warms the recovery up. The box stands still afterwards. */
@@ -145,7 +142,7 @@ export class Guard {
       if (machine.lastStop.kind !== 'paused') return this.#onStop(machine.lastStop);
       await machine.resume();
     }
-    this.#watch.reset();
+    this.#suspicions.reset();
     return undefined;
   }
 
@@ -204,9 +201,8 @@ export class Guard {
     if (this.#halted) return undefined;
     if (miscounted(this.#target.xen) !== undefined) return this.#onMiscount();
     if (this.#options.hangs === 'ignore') return undefined;
-    const suspects = this.#watch.observe(this.#samples(), performance.now());
-    const first = suspects[0];
-    return first === undefined ? undefined : this.#examine(first.cpu, first.stalledMs);
+    const suspect = this.#suspicions.look();
+    return suspect === undefined ? undefined : this.#examine(suspect);
   }
 
   async #stopWithin(ms: number): Promise<Stop | undefined> {
@@ -232,7 +228,7 @@ export class Guard {
       return { failure: { kind: 'machine-stop', summary: why, detectedAtMs: stop.atMs } };
     }
     await machine.resume();
-    this.#watch.reset();
+    this.#suspicions.reset();
     return undefined;
   }
 
@@ -271,47 +267,32 @@ export class Guard {
     return { failure: { kind: 'machine-stop', cpu: lost.cpu, at, summary, detectedAtMs: stop.atMs }, view };
   }
 
-  #samples() {
-    const { machine, xen } = this.#target;
-    const threads = machine.threadIds;
-    return this.#words.map((words, cpu) => sampleProgress(xen, words, threadTimes(machine.pid, threads[cpu]!)));
-  }
-
-  /** Looks twice at a suspected CPU; a CPU that stands in Xen both times and got nothing done is hung. */
-  async #examine(cpu: number, stalledMs: number): Promise<Sighting | undefined> {
+  /** Looks several times at a suspected CPU. */
+  async #examine({ cpu, stalledMs, looks, summary, isSo }: Suspect): Promise<Sighting | undefined> {
     const { machine } = this.#target;
-    const before = this.#progress(cpu);
     const begun = performance.now();
-    for (let look = 0; look < 2; look++) {
+    for (let look = 1; ; look++) {
       const stop = await machine.freeze();
       const view = await machine.capture();
       const xen = this.#target.at(view);
       if (stop.kind !== 'paused') return this.#onStop(stop);
-      const looked = attempt(() => readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!);
-      const passed = performance.now() - begun;
-      const isInXen = 'damage' in looked || looked.value.where === 'xen';
-      if (!isInXen || this.#progress(cpu) !== before) {
-        this.#options.onEvent?.({ kind: 'false-alarm', cpu, stalledMs: stalledMs + passed });
-        this.#watch.reset();
+      const total = stalledMs + performance.now() - begun;
+      if (!isSo(xen)) {
+        this.#options.onEvent?.({ kind: 'false-alarm', cpu, stalledMs: total });
+        this.#suspicions.reset();
         await machine.resume();
         return undefined;
       }
-      if (look === 1) {
+      if (look === looks) {
         const at = xen.profile.describe(view.registers(cpu).rip);
-        const total = stalledMs + passed;
-        const summary = `CPU ${cpu} made no progress in Xen for ${Math.round(total)} ms, at ${at}`;
-        const failure: Failure = { kind: 'hang', cpu, at, summary, detectedAtMs: stop.atMs, stalledMs: total };
+        const told = summary(total, at);
+        const failure: Failure = { kind: 'hang', cpu, at, summary: told, detectedAtMs: stop.atMs, stalledMs: total };
         return { failure, view };
       }
       await machine.resume();
       const stopped = await this.#stopWithin(SECOND_LOOK_MS);
       if (stopped !== undefined) return this.#onStop(stopped);
     }
-    return undefined;
-  }
-
-  #progress(cpu: number): string {
-    return sampleProgress(this.#target.xen, this.#words[cpu]!, NEVER_RAN).progress;
   }
 
   async #recover({ failure, view }: Sighting): Promise<Recovery | undefined> {
@@ -343,7 +324,7 @@ export class Guard {
     });
     // Whoever listens is told when it is over: what they do about it would be part of the outage.
     const recovery = await recovering.finally(() => onEvent?.({ kind: 'failure', failure }));
-    this.#watch.reset();
+    this.#suspicions.reset();
     const kept =
       recording === undefined ? recovery : { ...recovery, capsule: this.#keep(recording, failure, mechanism) };
     if (kept.result === 'resumed') onEvent?.({ kind: 'recovered', recovery: kept });

@@ -47,3 +47,13 @@ export function processOf(threadId: number): number | undefined {
     return undefined;
   }
 }
+
+/** Whether a thread sleeps: it neither executes nor waits for a processor of the host. */
+export function isAsleep(pid: number, thread: number | string): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1');
+    return stat[stat.lastIndexOf(')') + 2] === 'S';
+  } catch {
+    return false;
+  }
+}

@@ -2,12 +2,16 @@
  * CPUs that have to leave what they do although they are not in Xen: those whose descriptor tables are damaged. One of them may
  * have shut down with a triple fault, in its guest as well as in Xen, and must deliver something before it goes on
  * (`src/recover/microreset/lost-stacks.ts`), which it can only do in Xen. For the others it is no loss.
+ *
+ * And where no CPU is in Xen at all, those that wait in their idle loop, which have nothing to lose: somebody has to make the
+ * calls that wake vCPUs, and they have to choose anew what they run.
  */
 import { asFrame, type CpuState, type Situation } from './cpus.js';
 
 export function takenOut(situation: Situation, damaged: ReadonlySet<number>): Situation {
-  if (damaged.size === 0) return situation;
-  return { ...situation, cpus: situation.cpus.map((state) => (damaged.has(state.cpu) ? inXen(state) : state)) };
+  const cpus = situation.cpus.map((state) => (damaged.has(state.cpu) ? inXen(state) : state));
+  if (cpus.some(({ where }) => where === 'xen')) return { ...situation, cpus };
+  return { ...situation, cpus: cpus.map((state) => (state.where === 'halted' ? inXen(state) : state)) };
 }
 
 function inXen(state: CpuState): CpuState {

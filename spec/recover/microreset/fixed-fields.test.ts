@@ -39,6 +39,14 @@ describe('fixed-fields', () => {
     expect(after.object('sched_unit', fake.dom0.unit).u64('domain')).toBe(fake.dom0.domain);
   });
 
+  it('gives a vCPU its own scheduling unit back, which its domain lists, where it was given an idle one', () => {
+    fake.set('vcpu', fake.dom0.address, 'sched_unit', fake.idle[0]!.unit);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['d0v0: scheduling unit written again']);
+    expect(after.object('vcpu', fake.dom0.address).u64('sched_unit')).toBe(fake.dom0.unit);
+    expect(after.object('sched_unit', fake.idle[0]!.unit).u64('vcpu_list')).toBe(fake.idle[0]!.address);
+  });
+
   it('has vCPUs and units of a domain follow each other by their numbers', () => {
     const [first, second] = fake.idle;
     fake.set('vcpu', first!.address, 'next_in_list', 0x240be4d0);

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { lostWakeups } from '../../../src/recover/microreset/lost-wakeups.js';
+import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { scheduling } from '../../../src/recover/microreset/scheduling.js';
 import { closedList } from '../../../src/xen/list.js';
 import { FakeXen } from '../../support/fake-xen.js';
@@ -101,7 +102,7 @@ describe('scheduling', () => {
         fake.link(element(fake.dom0.svc));
         fake.link(runq(), [element(fake.hvm.svc)]);
         fake.put(place, 8, to);
-        const { after, plan } = planWith(fake, scheduling);
+        const { after, plan } = planWith(fake, scheduling, placeCpus);
         expect(closedList(after.memory, runq()).broken).toBeUndefined();
         expect(after.memory.u64(element(fake.dom0.svc))).toBe(element(fake.dom0.svc));
         expect(plan.problems).toEqual([]);

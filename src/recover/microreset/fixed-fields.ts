@@ -19,7 +19,10 @@ export const fixedFields: Step = {
   run(context) {
     for (const domain of context.situation.domains) {
       repairDomain(context, domain);
-      for (const [n, vcpu] of domain.vcpus.entries()) repairVcpu(context, vcpu, domain.vcpus[n + 1]);
+      const units = domain.vcpus.map((vcpu) => unitOf(context.xen, vcpu));
+      for (const [n, vcpu] of domain.vcpus.entries()) {
+        repairVcpu(context, vcpu, units[n]!, { vcpu: domain.vcpus[n + 1]?.address ?? 0n, unit: units[n + 1] ?? 0n });
+      }
     }
     let queued: ReadonlyMap<bigint, number> | undefined;
     for (const timer of timersWithPurpose(context)) {
@@ -39,15 +42,20 @@ function repairDomain({ plan }: StepContext, { object, vcpus, id, kind }: Domain
 }
 
 /** @param next of the same domain: vCPUs and scheduling units hang in lists in the order of their numbers */
-function repairVcpu({ plan, xen }: StepContext, vcpu: Vcpu, next: Vcpu | undefined): void {
+function repairVcpu(
+  { plan, xen }: StepContext,
+  vcpu: Vcpu,
+  at: bigint,
+  next: { readonly vcpu: bigint; readonly unit: bigint },
+): void {
   const { object, domain, address, id, name } = vcpu;
   const reason = `${name} is what its domain's table says`;
   const repaired = [
     plan.set(object, 'vcpu_id', id, reason) && 'number',
     plan.set(object, 'domain', domain.address, reason) && 'domain',
-    plan.set(object, 'next_in_list', next?.address ?? 0n, reason) && 'next vCPU',
+    plan.set(object, 'next_in_list', next.vcpu, reason) && 'next vCPU',
+    plan.set(object, 'sched_unit', at, reason) && 'scheduling unit',
   ];
-  const at = object.u64('sched_unit');
   if (xen.memory.isMapped(at)) {
     const unit = xen.object('sched_unit', at);
     const shared = domain.vcpus.some((other) => other.address !== address && other.object.u64('sched_unit') === at);
@@ -55,8 +63,7 @@ function repairVcpu({ plan, xen }: StepContext, vcpu: Vcpu, next: Vcpu | undefin
       repaired.push(plan.set(unit, 'domain', domain.address, reason) && "scheduling unit's domain");
       repaired.push(plan.set(unit, 'vcpu_list', address, reason) && "scheduling unit's vCPU");
       repaired.push(plan.set(unit, 'unit_id', id, reason) && "scheduling unit's number");
-      const nextUnit = next?.object.u64('sched_unit') ?? 0n;
-      repaired.push(plan.set(unit, 'next_in_list', nextUnit, reason) && 'next scheduling unit');
+      repaired.push(plan.set(unit, 'next_in_list', next.unit, reason) && 'next scheduling unit');
       if (vcpu === domain.vcpus[0])
         repaired.push(plan.set(domain.object, 'sched_unit_list', at, reason) && "domain's first scheduling unit");
     }
@@ -64,6 +71,26 @@ function repairVcpu({ plan, xen }: StepContext, vcpu: Vcpu, next: Vcpu | undefin
   const said = repaired.filter((word) => word !== false);
   if (said.length > 0) plan.found(`${name}: ${said.join(', ')} written again`);
 }
+
+/**
+ * The unit that a vCPU names, or, where that is one of another domain, the one in its own domain's list that says it is this
+ * vCPU's: a switch that takes its vCPU for the idle one gives it the CPU's idle unit (Xen 4.17, common/sched/core.c:
+ * sched_context_switch).
+ */
+function unitOf(xen: Xen, { object, domain, address }: Vcpu): bigint {
+  const named = object.u64('sched_unit');
+  const its = unitVcpu(xen, named);
+  if (domain.kind === 'idle' || domain.vcpus.some((vcpu) => vcpu.address === its)) return named;
+  let at = domain.object.u64('sched_unit_list');
+  for (let n = 0; n < domain.vcpus.length && xen.memory.isMapped(at); n++) {
+    if (unitVcpu(xen, at) === address) return at;
+    at = xen.object('sched_unit', at).u64('next_in_list');
+  }
+  return named;
+}
+
+const unitVcpu = (xen: Xen, unit: bigint): bigint | undefined =>
+  xen.memory.isMapped(unit) ? xen.object('sched_unit', unit).u64('vcpu_list') : undefined;
 
 interface PurposefulTimer {
   readonly timer: XenObject;

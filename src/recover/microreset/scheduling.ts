@@ -10,6 +10,7 @@ import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
 import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { fixCredit } from './credit.js';
 
@@ -34,12 +35,15 @@ export const scheduling: Step = {
   },
 };
 
+/** As the plan so far leaves it. */
+const unitOf = (xen: Xen, { address }: Vcpu): bigint => xen.object('vcpu', address).u64('sched_unit');
+
 function fixResources({ plan, xen, situation }: StepContext): void {
   const resources = schedulerResources(xen);
   for (const { cpu, current } of situation.cpus) {
     const resource = resources[cpu]!;
     const idle = current.domain.kind === 'idle';
-    const unit = idle ? resource.u64('sched_unit_idle') : current.object.u64('sched_unit');
+    const unit = idle ? resource.u64('sched_unit_idle') : unitOf(xen, current);
     if (idle) plan.set(current.object, 'sched_unit', unit, `${current.name} is its own unit`);
     if (plan.set(resource, 'curr', unit, `CPU ${cpu} runs ${current.name}`))
       plan.found(`CPU ${cpu} runs ${current.name}`);
@@ -53,7 +57,7 @@ function fixResources({ plan, xen, situation }: StepContext): void {
 
 function fixVcpu(context: StepContext, vcpu: Vcpu, cpu: number | undefined): void {
   const { plan, xen } = context;
-  const address = vcpu.object.u64('sched_unit');
+  const address = unitOf(xen, vcpu);
   if (address === 0n) return;
   const unit = xen.object('sched_unit', address);
   const runs = cpu !== undefined;
@@ -141,7 +145,7 @@ function fixRunQueue({ plan, xen, situation }: StepContext, queue: XenObject): v
   empty(head);
   for (const vcpu of allVcpus(situation.domains)) {
     if (vcpu.domain.kind === 'idle') continue;
-    const data = xen.object('sched_unit', vcpu.object.u64('sched_unit')).u64('priv');
+    const data = xen.object('sched_unit', unitOf(xen, vcpu)).u64('priv');
     if (data === 0n) continue;
     const svc = xen.object('csched2_unit', data);
     if (svc.u64('rqd') === queue.address) empty(svc.at('runq_elem'));

@@ -1,0 +1,98 @@
+/** What the watches suspect in the running box, and what has to be so in the frozen one for it to be a failure. */
+import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
+import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
+import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
+import { readSituation } from '../xen/cpus.js';
+import { attempt } from '../xen/damage.js';
+import { listDomains } from '../xen/domains.js';
+import type { Xen } from '../xen/xen.js';
+import type { Target } from './target.js';
+
+/** What a CPU does that does something is told by more looks. */
+const BUSY_LOOKS = 4;
+
+const WORDS: Readonly<Record<Neglect['kind'], (cpu: number) => string>> = {
+  'vcpu-left-waiting': (cpu) => `CPU ${cpu} slept, and a vCPU that could run waited for it`,
+  'softirq-left-waiting': (cpu) => `CPU ${cpu} executed, and a softirq waited`,
+  'idle-cpu-busy': (cpu) => `CPU ${cpu} executed, and had nothing to do`,
+};
+
+/** What a CPU is suspected of, and whether a look at the frozen machine, taken with others like it, bears it out. */
+export interface Suspect {
+  readonly cpu: number;
+  readonly stalledMs: number;
+  readonly looks: number;
+  readonly summary: (ms: number, at: string) => string;
+  readonly isSo: (xen: Xen) => boolean;
+}
+
+export class Suspicions {
+  readonly #target: Target;
+  readonly #hangs = new HangWatch(DEFAULT_LIMITS);
+  readonly #words: ProgressWords[];
+  readonly #neglects = new NeglectWatch();
+  readonly #sampler: NeglectSampler;
+
+  constructor(target: Target) {
+    this.#target = target;
+    this.#words = progressWords(target.xen);
+    this.#sampler = new NeglectSampler(target.xen);
+  }
+
+  /** One look at the running machine. */
+  look(): Suspect | undefined {
+    const { machine, xen } = this.#target;
+    const threads = machine.threadIds;
+    const times = this.#words.map((_, cpu) => threadTimes(machine.pid, threads[cpu]!));
+    const nowMs = performance.now();
+    const samples = this.#words.map((words, cpu) => sampleProgress(xen, words, times[cpu]!));
+    const [hung] = this.#hangs.observe(samples, nowMs);
+    if (hung !== undefined) return this.#hung(hung.cpu, hung.stalledMs);
+    const asleep = (cpu: number): boolean => isAsleep(machine.pid, threads[cpu]!);
+    const [neglect] = this.#neglects.observe(this.#sampler.cpus(times), this.#sampler.vcpus(), nowMs, asleep);
+    return neglect === undefined ? undefined : this.#neglected(neglect);
+  }
+
+  #neglected(neglect: Neglect): Suspect {
+    const { cpu, stalledMs, kind } = neglect;
+    return {
+      cpu,
+      stalledMs,
+      looks: kind === 'vcpu-left-waiting' ? 2 : BUSY_LOOKS,
+      summary: (ms, at) => `${WORDS[kind](cpu)} for ${Math.round(ms)} ms, at ${at}`,
+      isSo: (now) => {
+        const looked = attempt(() => {
+          const state = readSituation(now, this.#target.facts, listDomains(now)).cpus[cpu]!;
+          return isNeglected(now, neglect, state);
+        });
+        return 'damage' in looked || looked.value;
+      },
+    };
+  }
+
+  /** A CPU that stands in Xen at every look and got nothing done. */
+  #hung(cpu: number, stalledMs: number): Suspect {
+    const before = this.#progress(cpu);
+    return {
+      cpu,
+      stalledMs,
+      looks: 2,
+      summary: (ms, at) => `CPU ${cpu} made no progress in Xen for ${Math.round(ms)} ms, at ${at}`,
+      isSo: (xen) => {
+        const looked = attempt(() => readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!);
+        return ('damage' in looked || looked.value.where === 'xen') && this.#progress(cpu) === before;
+      },
+    };
+  }
+
+  /** Begins anew: after a recovery, a freeze, or a suspicion that came to nothing. */
+  reset(): void {
+    this.#hangs.reset();
+    this.#neglects.reset();
+    this.#sampler.forget();
+  }
+
+  #progress(cpu: number): string {
+    return sampleProgress(this.#target.xen, this.#words[cpu]!, NEVER_RAN).progress;
+  }
+}
