@@ -39,6 +39,8 @@ export async function recover(
   const settleStart = performance.now();
   const captureMs = settleStart - failure.detectedAtMs;
   const settled = await settle(target, await restartLost(target, view), failure);
+  // A CPU that ran alone may have shut down; whether the others can go on without it the plan's audit says.
+  if (machine.lastStop.kind === 'reset') await machine.revive();
   const planStart = performance.now();
   const xen = target.at(options.watch?.(settled) ?? settled);
   const plan = makePlan(options.mechanism, xen, facts, {

@@ -113,6 +113,7 @@ async function restart(
 
   async function executes(until: bigint): Promise<boolean> {
     const stop = await machine.runOne(cpu, { until, timeoutMs: LIMIT_MS });
+    if (stop.kind === 'reset') await machine.revive();
     return stop.kind === 'breakpoint';
   }
 

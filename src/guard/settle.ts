@@ -1,11 +1,12 @@
 /**
  * Settle: a CPU that did not fail and stands inside the delivery of something to its PV guest is run to the end of it, all
  * others standing still. It takes no lock and waits for nobody, so it ends; afterwards there is one thing less to repair.
- * Nothing else runs between the freeze and the resumption.
+ * Nothing else runs between the freeze and the resumption. Where Xen's code is damaged nobody executes it before it is repaired.
  */
 import type { Failure } from '../detect/failure.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
+import { damageOf } from '../xen/image.js';
 import { type CpuStack, cpuStack, onStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
@@ -17,10 +18,13 @@ const LIMIT_MS = 20;
 export async function settle(target: Target, view: View, failure: Failure): Promise<View> {
   const xen = target.at(view);
   let ran = false;
+  let isSound: boolean | undefined;
   for (let cpu = 0; cpu < view.cpuCount; cpu++) {
     if (cpu === failure.cpu) continue;
     const until = endOfDelivery(target, xen, cpuStack(xen, cpu), view.registers(cpu));
     if (until === undefined) continue;
+    isSound ??= target.facts.image === undefined || damageOf(xen, target.facts.image).next().done === true;
+    if (!isSound) break;
     await target.machine.runOne(cpu, { until, timeoutMs: LIMIT_MS });
     ran = true;
   }
