@@ -1,7 +1,7 @@
 /** A hypervisor that goes on and does not do its work is seen, and brought back: on a real box, and its VMs live. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silent } from '../../src/common/progress.js';
-import { Guard, type GuardEvent } from '../../src/guard/guard.js';
+import { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
@@ -12,7 +12,6 @@ const DETECTION_MS = 20_000;
 let box: Box;
 let target: Target;
 let guard: Guard;
-let events: GuardEvent[];
 beforeAll(async () => {
   box = await openBox(DEFAULT_BOX, silent);
 });
@@ -21,9 +20,7 @@ afterAll(async () => {
 });
 beforeEach(async () => {
   target = await freshTarget(box);
-  events = [];
-  const onEvent = (event: GuardEvent): void => void events.push(event);
-  guard = await Guard.attach(target, { onEvent });
+  guard = await Guard.attach(target);
   await guard.warm;
 });
 
@@ -52,7 +49,7 @@ describe('the VMs of a hypervisor', () => {
   it('are let be while nothing fails', async () => {
     const before = sampleOf(box);
     expect(await guard.nextRecovery(10_000)).toBeUndefined();
-    expect(events.map(({ kind }) => kind)).toEqual(['watching']);
+    expect(guard.failures).toBe(0);
     expect(await lostVms(box, before)).toEqual([]);
   });
 });
