@@ -196,6 +196,15 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['timers: d2v0.singleshot_timer was about to be handled'],
     cpus: ['d[IDLE]v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
   },
+  /** A damaged switch of contexts gave vCPUs the idle units of their CPUs: whoever woke them woke nobody, and every CPU slept. */
+  'idle-units.capsule': {
+    findings: [
+      ...[0, 1, 2].map((domain) => `fixed-fields: d${domain}v0: scheduling unit written again`),
+      ...[0, 1, 2].map((domain) => `scheduling: d${domain}v0 does not run`),
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    cpus: [0, 1, 2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`),
+  },
   /** Failstop at the last instruction of the delivery of an event: delivered twice, the guest's kernel found itself in its own handler. */
   'delivery-complete.capsule': {
     findings: [],
