@@ -164,6 +164,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     untouched: ['system-time'],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A store of the interrupts' entry became a pop of the stack pointer: two guests' last registers were not saved, and both died. */
+  'stack-lost-in-entry.capsule': {
+    findings: [
+      "complete-frames: CPU 1: 4 registers of d1v0 taken from the failure's frame",
+      "complete-frames: CPU 2: 4 registers of d2v0 taken from the failure's frame",
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

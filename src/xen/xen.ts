@@ -5,6 +5,7 @@ import type { PhysicalAddress } from '../x86/address.js';
 import type { View } from '../x86/view.js';
 import { XenMemory } from './memory.js';
 import { XenObject } from './object.js';
+import { cpuStack } from './stack.js';
 
 export class Xen {
   readonly profile: Profile;
@@ -49,12 +50,32 @@ export class Xen {
   }
 
   perCpuOffset(cpu: number): bigint {
-    this.#perCpuOffsets ??= Array.from({ length: this.cpuCount }, (_, n) =>
-      this.memory.u64(this.profile.symbol('__per_cpu_offset') + BigInt(8 * n)),
-    );
+    this.#perCpuOffsets ??= Array.from({ length: this.cpuCount }, (_, n) => this.#findPerCpuOffset(n));
     const offset = this.#perCpuOffsets[cpu];
     if (offset === undefined) throw new NinelivesError('NL_INTERNAL', `there is no CPU ${cpu}`);
     return offset;
+  }
+
+  /**
+   * Xen keeps it in a table and at the top of the CPU's stack. Where these differ, the right one is that which leads to data that
+   * say they are this CPU's: its RCU data have its number and, as the argument of their timer, their own address.
+   */
+  #findPerCpuOffset(cpu: number): bigint {
+    const listed = this.memory.u64(this.perCpuOffsetAt(cpu));
+    const { info } = cpuStack(this, cpu);
+    const noted = this.memory.isMapped(info.address) ? info.u64('per_cpu_offset') : listed;
+    if (noted === listed) return listed;
+    const isOwn = (offset: bigint): boolean => {
+      const rcu = this.object('rcu_data', this.profile.symbol('per_cpu__rcu_data') + offset);
+      const readable = this.memory.isMapped(rcu.at('cpu')) && this.memory.isMapped(rcu.at('idle_timer.data') + 7n);
+      return readable && rcu.num('cpu') === cpu && rcu.u64('idle_timer.data') === rcu.address;
+    };
+    return !isOwn(listed) && isOwn(noted) ? noted : listed;
+  }
+
+  /** Where Xen's table has CPU `cpu`'s offset. */
+  perCpuOffsetAt(cpu: number): bigint {
+    return this.profile.symbol('__per_cpu_offset') + BigInt(8 * cpu);
   }
 
   /** CPU `cpu`'s softirq word and interrupt counts: its element of `irq_stat`. */

@@ -49,6 +49,21 @@ describe('cpu-info', () => {
     expect(after.object('cpu_info', info).u64('per_cpu_offset')).toBe(offset);
   });
 
+  it('writes the table of where per-CPU data are again, from the stack, where these lead to the data of the CPU', () => {
+    const rcu = fake.perCpu('rcu_data', 1);
+    fake.set('rcu_data', rcu, 'cpu', 1);
+    fake.set('timer', fake.fieldAt('rcu_data', rcu, 'idle_timer'), 'data', rcu);
+    const table = fake.xen().perCpuOffsetAt(1);
+    const offset = fake.xen().perCpuOffset(1);
+    for (const wrong of [offset - 1n, 0x9en, 0xffff_ffff_ffff_f000n]) {
+      fake.put(table, 8, wrong);
+      const { after, findings } = planWith(fake, cpuInfo);
+      expect(findings).toEqual(['CPU 1: where its per-CPU data are, in the table of all CPUs, written again']);
+      expect(after.memory.u64(table)).toBe(offset);
+      expect(after.object('cpu_info', fake.frame(1)).u64('per_cpu_offset')).toBe(offset);
+    }
+  });
+
   it('finds nothing on a CPU that is as it should be', () => {
     fake.enterXen(0, 'vcpu_wake');
     expect(planWith(fake, cpuInfo).plan.edits).toEqual([]);

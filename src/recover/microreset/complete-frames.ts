@@ -152,7 +152,12 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   const trap = cpu.traps.at(-1)!;
   const { guestFrame, end } = cpu.stack;
   const frame = xen.object('cpu_user_regs', guestFrame);
-  if (!onStack(cpu.stack, trap.rsp)) return;
+  const hvm = cpu.current.domain.kind === 'hvm';
+  const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
+  if (!onStack(cpu.stack, trap.rsp)) {
+    if (lostStackInEntry(context, cpu, frame, trap)) takeUnsaved(guestFrame);
+    return;
+  }
   // All registers are saved, but the exit handler was not called yet.
   const stuffing = trap.rsp < guestFrame && context.facts.stuffingReturns.has(xen.memory.u64(guestFrame - 8n));
   if (stuffing && cpu.current.domain.kind === 'hvm') resumeAtStgi(context, cpu, 'pending');
@@ -161,14 +166,16 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
     resumeAtStgi(context, cpu, 'pending');
   }
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
-  const hvm = cpu.current.domain.kind === 'hvm';
-  const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
-  const unsaved = unsavedRegisters(cpu, frame, trap.object, trap.rsp);
-  for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
+  takeUnsaved(trap.rsp);
   if (!hvm) completeSyscallFrame();
-  if (unsaved.length > 0)
-    plan.found(`CPU ${cpu.cpu}: ${unsaved.length} registers of ${cpu.current.name} taken from the failure's frame`);
   if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(context, cpu)) ? 'pending' : 'handled');
+
+  function takeUnsaved(rsp: bigint): void {
+    const unsaved = unsavedRegisters(cpu, frame, trap.object, rsp);
+    for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
+    if (unsaved.length > 0)
+      plan.found(`CPU ${cpu.cpu}: ${unsaved.length} registers of ${cpu.current.name} taken from the failure's frame`);
+  }
 
   /** SYSCALL pushes nothing; Xen's entry code builds the upper part of the frame word by word. */
   function completeSyscallFrame(): void {
@@ -188,6 +195,16 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
     plan.set(frame, 'error_code', 0, reason);
     plan.set(frame, 'entry_vector', bySyscall ? TRAP_SYSCALL : 0, reason);
   }
+}
+
+/**
+ * Damaged code took the stack pointer away while the entry of an interrupt of a PV guest saved its registers: the stack pointer was at
+ * the guest's frame until then. The frame has the interrupt's vector, which is in service still.
+ */
+function lostStackInEntry({ xen }: StepContext, cpu: CpuState, frame: XenObject, { rip }: TrapFrame): boolean {
+  const entering = xen.profile.isText(rip) && xen.profile.resolve(rip)?.name === 'common_interrupt';
+  const vector = frame.num('entry_vector') & 0xff;
+  return entering && cpu.current.domain.kind === 'pv' && xen.view.lapic(cpu.cpu).inService.includes(vector);
 }
 
 /** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */

@@ -1,7 +1,8 @@
 /**
  * The top of a CPU's stack holds, above its guest's frame, what Xen knows the CPU by (`struct cpu_info`, Xen 4.17
  * asm-x86/current.h). A stack pointer that became too high, and the trap that follows, write over it. Which CPU it is, where
- * its per-CPU data are and what is in CR4 is known from elsewhere. `current_vcpu` is set by `place-cpus`; the per-CPU
+ * its per-CPU data are and what is in CR4 is known from elsewhere; the table of where per-CPU data are is written again from these
+ * words, should it be wrong: nearly everything that Xen does goes through it. `current_vcpu` is set by `place-cpus`; the per-CPU
  * `curr_vcpu` is set here where it names no vCPU.
  */
 import { allVcpus } from '../../xen/domains.js';
@@ -14,6 +15,10 @@ export const cpuInfo: Step = {
   run({ plan, xen, abandoned, situation }) {
     const loadedAt = (cpu: number): bigint => xen.perCpu('curr_vcpu', cpu);
     const vcpus = new Set(allVcpus(situation.domains).map((vcpu) => vcpu.address));
+    for (const { cpu } of situation.cpus) {
+      if (plan.write(xen.perCpuOffsetAt(cpu), 8, xen.perCpuOffset(cpu), `where the data of CPU ${cpu} are`))
+        plan.found(`CPU ${cpu}: where its per-CPU data are, in the table of all CPUs, written again`);
+    }
     for (const { cpu, stack, registers, loaded } of abandoned) {
       const { info } = stack;
       const reason = `CPU ${cpu} knows itself by it`;
