@@ -172,6 +172,12 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A code fault added to a CPU's pointer to its run queue: it named none, and each recovery without a repair of it failed again. */
+  'run-queue-pointer.capsule': {
+    findings: ['scheduling: CPU 1 has run queue 0, and named none', 'heap-locks: run queue lock was held'],
+    untouched: ['system-time'],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -352,6 +352,10 @@ export class FakeXen implements View {
     for (const [cpu, resource] of this.resources.entries()) {
       this.set('sched_resource', resource, 'scheduler', scheduler);
       this.set('sched_resource', resource, 'master_cpu', cpu);
+      const pcpu = this.new('csched2_pcpu');
+      this.set('csched2_pcpu', pcpu, 'rqd', queue);
+      this.set('sched_resource', resource, 'sched_priv', pcpu);
+      this.set('sched_resource', resource, 'schedule_lock', this.fieldAt('csched2_runqueue_data', queue, 'lock'));
       this.put(this.perCpu('sched_res', cpu), 8, resource);
     }
     return queue;

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import { scheduling } from '../../../src/recover/microreset/scheduling.js';
 import { closedList } from '../../../src/xen/list.js';
 import type { Xen } from '../../../src/xen/xen.js';
@@ -115,7 +116,7 @@ describe('scheduling under credit', () => {
         credit.activate([fake.dom0, fake.hvm]);
         fake.link(credit.runq(1), [credit.element(fake.hvm)]);
         fake.put(node + side, 8, to);
-        const { after, plan } = planWith(fake, scheduling);
+        const { after, plan } = planWith(fake, scheduling, placeCpus);
         expect(plan.problems).toEqual([]);
         expect(queue(after, 0)).toEqual(idleOnly(0));
         expect([[], [credit.element(fake.hvm)]]).toContainEqual(queue(after, 1).nodes);

@@ -44,6 +44,21 @@ describe('scheduling', () => {
     expect(planWith(fake, scheduling).after.object('vcpu', fake.hvm.address).u64('pause_flags')).toBe(0n);
   });
 
+  it('gives CPUs and units their run queue back where they name none', () => {
+    const [resource] = fake.resources;
+    const pcpu = fake.get('sched_resource', resource!, 'sched_priv');
+    fake.set('csched2_pcpu', pcpu, 'rqd', fake.runQueue - 0x48n);
+    fake.set('sched_resource', resource!, 'schedule_lock', fake.runQueue + 0x48n);
+    fake.set('csched2_unit', fake.hvm.svc, 'rqd', 0x46);
+    fake.set('csched2_unit', fake.hvm.svc, 'unit', fake.dom0.unit);
+    const { after } = planWith(fake, scheduling);
+    expect(after.object('csched2_pcpu', pcpu).u64('rqd')).toBe(fake.runQueue);
+    const lock = fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'lock');
+    expect(after.object('sched_resource', resource!).u64('schedule_lock')).toBe(lock);
+    expect(after.object('csched2_unit', fake.hvm.svc).u64('rqd')).toBe(fake.runQueue);
+    expect(after.object('csched2_unit', fake.hvm.svc).u64('unit')).toBe(fake.hvm.unit);
+  });
+
   it('assigns a running vCPU to the CPU that runs it', () => {
     fake.set('vcpu', fake.dom0.address, 'processor', 1);
     fake.set('sched_unit', fake.dom0.unit, 'res', fake.resources[1]!);
