@@ -1,30 +1,22 @@
 /** Bits of the tables by which a CPU finds its handlers and stacks, turned in a real box. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { silent } from '../../src/common/progress.js';
+import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
-import { type Box, openBox } from '../../src/testbed/box.js';
-import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import type { Box } from '../../src/testbed/box.js';
 import { readSituation } from '../../src/xen/cpus.js';
 import { tableDefects } from '../../src/xen/descriptors.js';
 import { listDomains } from '../../src/xen/domains.js';
 import type { Xen } from '../../src/xen/xen.js';
-import { freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const GATE = 16n;
 const PAGE_FAULT = 14n;
 
 let box: Box;
 let target: Target;
-beforeAll(async () => {
-  box = await openBox(DEFAULT_BOX, silent);
-});
-afterAll(async () => {
-  await box?.stop();
-});
-beforeEach(async () => {
-  target = await freshTarget(box);
+useFreshBox((...fresh) => {
+  [box, target] = fresh;
 });
 
 const gate = (xen: Xen, cpu: number, vector: bigint): bigint =>

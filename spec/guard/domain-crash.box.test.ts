@@ -1,13 +1,11 @@
 /** Xen that crashes a domain: on a real box, a domain that is well lives, and one that is not ends alone. */
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { silent } from '../../src/common/progress.js';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { Guard, type GuardEvent } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
-import { type Box, openBox } from '../../src/testbed/box.js';
-import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import type { Box } from '../../src/testbed/box.js';
 import { readSituation } from '../../src/xen/cpus.js';
 import { listDomains } from '../../src/xen/domains.js';
-import { freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 const TRIES = 2000;
@@ -16,14 +14,10 @@ let box: Box;
 let target: Target;
 let guard: Guard;
 let events: GuardEvent[];
-beforeAll(async () => {
-  box = await openBox(DEFAULT_BOX, silent);
-});
-afterAll(async () => {
-  await box?.stop();
+useFreshBox((...fresh) => {
+  [box, target] = fresh;
 });
 beforeEach(async () => {
-  target = await freshTarget(box);
   events = [];
   guard = await Guard.attach(target, { onEvent: (event) => events.push(event) });
   await guard.warm;

@@ -1,12 +1,10 @@
 /** Pointers that nothing else tells are overwritten on a real box, as a runaway trap frame does it: its VMs live. */
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { silent } from '../../src/common/progress.js';
+import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
-import { type Box, openBox } from '../../src/testbed/box.js';
-import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import type { Box } from '../../src/testbed/box.js';
 import { listDomains } from '../../src/xen/domains.js';
-import { freezeInXen, freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+import { freezeInXen, lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 /** A selector, and an address that was shifted by a byte. */
@@ -15,14 +13,8 @@ const SHIFTED = 0xff83_0238_4469_c000n;
 
 let box: Box;
 let target: Target;
-beforeAll(async () => {
-  box = await openBox(DEFAULT_BOX, silent);
-});
-afterAll(async () => {
-  await box?.stop();
-});
-beforeEach(async () => {
-  target = await freshTarget(box);
+useFreshBox((...fresh) => {
+  [box, target] = fresh;
 });
 
 function overwrite(address: bigint, value: bigint): void {

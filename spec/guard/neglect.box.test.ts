@@ -1,25 +1,19 @@
 /** A hypervisor that goes on and does not do its work is seen, and brought back: on a real box, and its VMs live. */
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { silent } from '../../src/common/progress.js';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
-import { type Box, openBox } from '../../src/testbed/box.js';
-import { DEFAULT_BOX } from '../../src/testbed/spec.js';
-import { freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+import type { Box } from '../../src/testbed/box.js';
+import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
 let box: Box;
 let target: Target;
 let guard: Guard;
-beforeAll(async () => {
-  box = await openBox(DEFAULT_BOX, silent);
-});
-afterAll(async () => {
-  await box?.stop();
+useFreshBox((...fresh) => {
+  [box, target] = fresh;
 });
 beforeEach(async () => {
-  target = await freshTarget(box);
   guard = await Guard.attach(target);
   await guard.warm;
 });

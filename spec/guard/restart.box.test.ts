@@ -1,26 +1,18 @@
 /** A CPU that was reset, or is in the state of one, on a real box: it gets its tables and its mode again, and all VMs live. */
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { silent } from '../../src/common/progress.js';
+import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import { restartLost } from '../../src/guard/restart.js';
 import type { Target } from '../../src/guard/target.js';
-import { type Box, openBox } from '../../src/testbed/box.js';
-import { DEFAULT_BOX } from '../../src/testbed/spec.js';
+import type { Box } from '../../src/testbed/box.js';
 import { lostItsMode } from '../../src/x86/registers.js';
-import { freezeInXen, freshTarget, lostVms, sampleOf } from '../support/live-box.js';
+import { freezeInXen, lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
 let box: Box;
 let target: Target;
-beforeAll(async () => {
-  box = await openBox(DEFAULT_BOX, silent);
-});
-afterAll(async () => {
-  await box?.stop();
-});
-beforeEach(async () => {
-  target = await freshTarget(box);
+useFreshBox((...fresh) => {
+  [box, target] = fresh;
 });
 
 /** Takes a CPU's mode away, in an order in which QEMU accepts it. */

@@ -1,7 +1,9 @@
 /** What tests on the default box share: finding a CPU in Xen, and whether all VMs live. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach } from 'vitest';
+import { silent } from '../../src/common/progress.js';
 import { findTarget, type Target } from '../../src/guard/target.js';
-import type { Box } from '../../src/testbed/box.js';
+import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { ChainOracle } from '../../src/workload/chain.js';
 import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
@@ -11,6 +13,23 @@ import { listDomains } from '../../src/xen/domains.js';
 /** A slow or busy host needs most of it. */
 const REVIVAL_MS = 30_000;
 const ATTEMPTS = 300;
+
+/**
+ * Has the tests of a file share one default box, each beginning with it as its snapshot has it, frozen.
+ * @param take is given the box and its Xen before each test; hooks of the file's own come after it
+ */
+export function useFreshBox(take: (box: Box, target: Target) => void): void {
+  let box: Box | undefined;
+  beforeAll(async () => {
+    box = await openBox(DEFAULT_BOX, silent);
+  });
+  afterAll(async () => {
+    await box?.stop();
+  });
+  beforeEach(async () => {
+    take(box!, await freshTarget(box!));
+  });
+}
 
 export const sampleOf = (box: Box): Sample => ({ atMs: performance.now(), vms: box.vms() });
 
