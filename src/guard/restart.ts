@@ -10,6 +10,7 @@
  * of `load_system_tables`. In between the stub sets the control registers. No code of Xen's is executed that changes
  * anything else, so the guest's floating-point registers are kept.
  */
+import { PAGE_SIZE } from '../x86/address.js';
 import { decode, Mnemonic, Register } from '../x86/decode.js';
 import { type CpuRegisters, lostItsMode } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
@@ -78,8 +79,14 @@ async function restart(
   const in32Bits = BigInt(trampoline + inTrampoline('trampoline_protmode_entry'));
   if (!(await executes(in32Bits))) return;
 
+  // The stub of such a CPU takes 32 bits of CR3, with a sign: it loads CR3 itself, from EAX.
+  const loadsCr3 = findCr3Load(xen, in32Bits);
+  if (loadsCr3 === undefined) return;
+  const table = BigInt(xen.memory.physicalAddress(xen.symbol('idle_pg_table')));
+  await machine.writeRegisters(cpu, { rip: loadsCr3, rax: table });
+  if (!(await executes(loadsCr3 + CR3_LOAD_BYTES))) return;
+
   // Long mode is on as soon as paging is, and the trampoline's 64-bit segment makes the CPU execute 64-bit code.
-  await machine.writeRegisters(cpu, { cr3: BigInt(xen.memory.physicalAddress(xen.symbol('idle_pg_table'))) });
   await machine.writeRegisters(cpu, { cr4: CR4_PAE });
   await machine.writeRegisters(cpu, { efer: model.efer & ~EFER_LMA });
   await machine.writeRegisters(cpu, { cr0: (model.cr0 | CR0_PE) & ~CR0_TS });
@@ -124,6 +131,21 @@ async function restart(
 
 const SCRATCH_BYTES = 64n;
 const STGI_BYTES = 3n;
+
+/** `mov %eax, %cr3` */
+const CR3_LOAD = Buffer.from([0x0f, 0x22, 0xd8]);
+const CR3_LOAD_BYTES = 3n;
+/** Bytes of the trampoline's 32-bit code in which it is. */
+const CR3_LOAD_WITHIN = 128;
+
+/** Where it stands in the trampoline's 32-bit code, which begins at `start`: in its copy in low memory, the only one that stays. */
+function findCr3Load(xen: Xen, start: bigint): bigint | undefined {
+  const page = xen.view.page(Math.floor(Number(start) / PAGE_SIZE));
+  const offset = Number(start) % PAGE_SIZE;
+  const found =
+    page === undefined ? -1 : Buffer.from(page.subarray(offset, offset + CR3_LOAD_WITHIN)).indexOf(CR3_LOAD);
+  return found < 0 ? undefined : start + BigInt(found);
+}
 
 interface TableLoads {
   /** The instruction that loads GDTR; the one that follows loads IDTR. */
