@@ -26,12 +26,11 @@ export function* guestLines(xen: Xen): Generator<GuestLine> {
   const table = xen.memory.u64(xen.symbol('irq_desc'));
   const count = xen.memory.u32(xen.symbol('nr_irqs'));
   if (!xen.memory.isMapped(table) || count > LINES_LIMIT) return;
-  const size = BigInt(xen.sizeOf('irq_desc'));
-  const status = xen.offsetOf('irq_desc', 'status');
+  const size = xen.sizeOf('irq_desc');
+  const status = Number(xen.offsetOf('irq_desc', 'status'));
   for (let irq = 0; irq < count; irq++) {
-    const address = table + BigInt(irq) * size;
-    if ((xen.memory.u32(address + BigInt(status)) & IRQ_GUEST) === 0) continue;
-    const line = xen.object('irq_desc', address);
+    if ((xen.memory.u32(table, irq * size + status) & IRQ_GUEST) === 0) continue;
+    const line = xen.object('irq_desc', table + BigInt(irq * size));
     const action = line.u64('action');
     if (xen.memory.isMapped(action)) yield { irq, line, action: xen.object('irq_guest_action_t', action) };
   }
