@@ -178,6 +178,15 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     untouched: ['system-time'],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A code fault took from budgets that are endless: they were used up, and all vCPUs waited in the run queue while their CPUs slept. */
+  'endless-budget.capsule': {
+    findings: [
+      'scheduling: d0v0: its unit, run queue or budget written again',
+      'scheduling: d2v0: its unit, run queue or budget written again',
+      'pending-eois: CPU 0: 0 of 1 noted interrupts are in service',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 left', ...[2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`)],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -390,6 +390,7 @@ export class FakeXen implements View {
     this.set('sched_unit', unit, 'priv', svc);
     if (svc !== 0n) {
       this.set('csched2_unit', svc, 'unit', unit);
+      this.set('csched2_unit', svc, 'budget', 0x7fff_ffff_ffff_ffffn);
       this.set('csched2_unit', svc, 'rqd', this.runQueue);
       this.link(this.fieldAt('csched2_unit', svc, 'runq_elem'));
     }

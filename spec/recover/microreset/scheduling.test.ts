@@ -51,7 +51,9 @@ describe('scheduling', () => {
     fake.set('sched_resource', resource!, 'schedule_lock', fake.runQueue + 0x48n);
     fake.set('csched2_unit', fake.hvm.svc, 'rqd', 0x46);
     fake.set('csched2_unit', fake.hvm.svc, 'unit', fake.dom0.unit);
+    fake.set('csched2_unit', fake.hvm.svc, 'budget', 0);
     const { after } = planWith(fake, scheduling);
+    expect(after.object('csched2_unit', fake.hvm.svc).u64('budget')).toBe(0x7fff_ffff_ffff_ffffn);
     expect(after.object('csched2_pcpu', pcpu).u64('rqd')).toBe(fake.runQueue);
     const lock = fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'lock');
     expect(after.object('sched_resource', resource!).u64('schedule_lock')).toBe(lock);

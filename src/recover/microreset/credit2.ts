@@ -2,13 +2,19 @@
  * Credit2's own pointers (Xen 4.17, common/sched/credit2.c): each CPU and each unit names its run queue, whose lock is the CPU's
  * scheduler lock, and each unit's data name the unit. One that names no run queue there is gets the one that has the CPU among
  * its active ones.
+ *
+ * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units wait for ever.
  */
 import { allVcpus } from '../../xen/domains.js';
 import type { XenObject } from '../../xen/object.js';
 import { runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import type { Xen } from '../../xen/xen.js';
 import type { StepContext } from '../step.js';
 
-export function fixCredit2Pointers({ plan, xen, situation }: StepContext): void {
+/** `STIME_MAX` */
+const ENDLESS = 0x7fff_ffff_ffff_ffffn;
+
+export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
   const queues = runQueues(xen);
   if (queues.length === 0) return;
   const addresses = new Set(queues.map(({ address }) => address));
@@ -24,19 +30,25 @@ export function fixCredit2Pointers({ plan, xen, situation }: StepContext): void 
     if (locks.includes(resource.u64('schedule_lock'))) continue;
     if (plan.set(resource, 'schedule_lock', queue.at('lock'), reason)) plan.found(`${reason}, and not its lock`);
   }
-  for (const { object, name, domain } of allVcpus(situation.domains)) {
-    const unit = xen.object('sched_unit', xen.object('vcpu', object.address).u64('sched_unit'));
-    if (domain.kind === 'idle' || !xen.memory.isMapped(unit.address) || unit.u64('priv') === 0n) continue;
-    const cpu = resources.findIndex(({ address }) => address === unit.u64('res'));
+  for (const { address, name, domain } of allVcpus(situation.domains)) {
+    if (domain.kind !== 'idle') fixUnit(xen.object('vcpu', address).u64('sched_unit'), name);
+  }
+  for (const [cpu, resource] of resources.entries()) fixUnit(resource.u64('sched_unit_idle'), `d[IDLE]v${cpu}`);
+
+  function fixUnit(address: bigint, name: string): void {
+    if (!xen.memory.isMapped(address)) return;
+    const unit = xen.object('sched_unit', address);
+    const cpu = resources.findIndex((resource) => resource.address === unit.u64('res'));
     const queue = cpu < 0 ? undefined : queueOf(cpu);
-    if (queue === undefined || schedulerKind(xen, resources[cpu]!) !== 'credit2') continue;
+    if (queue === undefined || schedulerKind(xen, resources[cpu]!) !== 'credit2' || unit.u64('priv') === 0n) return;
     const data = xen.object('csched2_unit', unit.u64('priv'));
     const named = data.u64('rqd');
     const repaired = [
-      plan.set(data, 'unit', unit.address, `data of ${name}`),
+      plan.set(data, 'unit', address, `data of ${name}`),
       named !== 0n && !addresses.has(named) && plan.set(data, 'rqd', queue.address, `run queue of ${name}`),
+      !isCapped(xen, data.u64('sdom')) && plan.set(data, 'budget', ENDLESS, `time of ${name} is not limited`),
     ];
-    if (repaired.includes(true)) plan.found(`${name}: its unit and run queue written again`);
+    if (repaired.includes(true)) plan.found(`${name}: its unit, run queue or budget written again`);
   }
 
   function queueOf(cpu: number): XenObject | undefined {
@@ -46,4 +58,9 @@ export function fixCredit2Pointers({ plan, xen, situation }: StepContext): void 
     };
     return queues.length === 1 ? queues[0] : queues.find(isActive);
   }
+}
+
+/** What cannot be read is not touched: it counts as capped. Units of idle vCPUs have no domain data, and no cap. */
+function isCapped(xen: Xen, data: bigint): boolean {
+  return data !== 0n && (!xen.memory.isMapped(data) || xen.object('csched2_dom', data).num('cap') !== 0);
 }

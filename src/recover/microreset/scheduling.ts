@@ -13,7 +13,7 @@ import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xe
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { fixCredit } from './credit.js';
-import { fixCredit2Pointers } from './credit2.js';
+import { fixCredit2Data } from './credit2.js';
 
 const VPF_BLOCKED = 1n;
 /** A vCPU that waits until it has been moved to another CPU. */
@@ -30,7 +30,7 @@ export const scheduling: Step = {
     const running = new Map<bigint, number>();
     for (const { cpu, current } of context.situation.cpus) running.set(current.address, cpu);
     fixResources(context);
-    fixCredit2Pointers(context);
+    fixCredit2Data(context);
     for (const vcpu of allVcpus(context.situation.domains)) fixVcpu(context, vcpu, running.get(vcpu.address));
     for (const queue of runQueues(context.xen)) fixRunQueue(context, queue);
     fixCredit(context);
