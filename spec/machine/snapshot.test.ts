@@ -25,7 +25,8 @@ beforeEach(async () => {
   folder = new Folder();
   server = await FakeQmp.listen(folder.file('qmp'));
   server.answer = (command, args) => {
-    if (command === 'migrate') writeFileSync(String(args.uri).split("'")[1]!, 'devices');
+    // What a shell does with it: the bytes go to a draft, which gets its name when they are complete.
+    if (command === 'migrate') setTimeout(() => writeFileSync(nameIn(String(args.uri)), 'devices'), WRITING_MS);
     if (command === 'query-migrate') return { return: { status: 'completed' } };
     return { return: command === 'query-block' ? [] : {} };
   };
@@ -44,6 +45,11 @@ afterEach(async () => {
 
 const contents = (): Buffer => readFileSync(folder.file('ram'));
 const save = (): Promise<unknown> => writeSnapshot(folder.file('snap'), qmp, ram, IDENTITY, { note: 'x' });
+
+/** How long the shell goes on after QEMU takes the migration for complete. */
+const WRITING_MS = 20;
+/** Of `exec:cat > 'draft' && mv 'draft' 'name' || ...` the name. */
+const nameIn = (uri: string): string => uri.split("'")[5]!;
 
 describe('snapshot', () => {
   it('makes RAM what it was, whatever was written before and after', async () => {
