@@ -1,11 +1,11 @@
 /** Xen that crashes a domain: on a real box, a domain that is well lives, and one that is not ends alone. */
-import { beforeEach, describe, expect, it } from 'vitest';
-import { Guard, type GuardEvent } from '../../src/guard/guard.js';
+import { describe, expect, it } from 'vitest';
+import type { Guard, GuardEvent } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import { readSituation } from '../../src/xen/cpus.js';
 import { listDomains } from '../../src/xen/domains.js';
-import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+import { lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 const TRIES = 2000;
@@ -14,14 +14,15 @@ let box: Box;
 let target: Target;
 let guard: Guard;
 let events: GuardEvent[];
-useFreshBox((...fresh) => {
-  [box, target] = fresh;
-});
-beforeEach(async () => {
-  events = [];
-  guard = await Guard.attach(target, { onEvent: (event) => events.push(event) });
-  await guard.warm;
-});
+useGuardedBox(
+  (...given) => {
+    [box, target, guard] = given;
+  },
+  () => {
+    events = [];
+    return { onEvent: (event) => events.push(event) };
+  },
+);
 
 /** Runs the frozen box until something is delivered to a PV domain that `wanted` names, and has Xen crash that one instead. */
 async function crashInDelivery(wanted: (id: number) => boolean): Promise<number> {

@@ -1,10 +1,10 @@
 /** Pointers that nothing else tells are overwritten on a real box, as a runaway trap frame does it: its VMs live. */
 import { describe, expect, it } from 'vitest';
-import { Guard } from '../../src/guard/guard.js';
+import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import { listDomains } from '../../src/xen/domains.js';
-import { freezeInXen, lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+import { freezeInXen, lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 /** A selector, and an address that was shifted by a byte. */
@@ -13,8 +13,9 @@ const SHIFTED = 0xff83_0238_4469_c000n;
 
 let box: Box;
 let target: Target;
-useFreshBox((...fresh) => {
-  [box, target] = fresh;
+let guard: Guard;
+useGuardedBox((...given) => {
+  [box, target, guard] = given;
 });
 
 function overwrite(address: bigint, value: bigint): void {
@@ -25,8 +26,6 @@ function overwrite(address: bigint, value: bigint): void {
 
 describe('the VMs of a hypervisor', () => {
   it('live when a CPU forgot its scheduling data and a guest its shared page', async () => {
-    const guard = await Guard.attach(target);
-    await guard.warm;
     const before = sampleOf(box);
     const [cpu] = await freezeInXen(box, target);
     const xen = target.at(await box.machine.capture());

@@ -1,21 +1,17 @@
 /** A hypervisor that goes on and does not do its work is seen, and brought back: on a real box, and its VMs live. */
-import { beforeEach, describe, expect, it } from 'vitest';
-import { Guard } from '../../src/guard/guard.js';
+import { describe, expect, it } from 'vitest';
+import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
-import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+import { lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
 let box: Box;
 let target: Target;
 let guard: Guard;
-useFreshBox((...fresh) => {
-  [box, target] = fresh;
-});
-beforeEach(async () => {
-  guard = await Guard.attach(target);
-  await guard.warm;
+useGuardedBox((...given) => {
+  [box, target, guard] = given;
 });
 
 describe('the VMs of a hypervisor', () => {

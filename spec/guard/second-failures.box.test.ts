@@ -1,9 +1,9 @@
 /** Failures that follow each other, come together, or hit where no other interrupt can come: on a real box, and its VMs live. */
-import { beforeEach, describe, expect, it } from 'vitest';
-import { Guard } from '../../src/guard/guard.js';
+import { describe, expect, it } from 'vitest';
+import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
-import { freezeInXen, lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+import { freezeInXen, lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const IN_A_ROW = 10;
 const DETECTION_MS = 20_000;
@@ -11,12 +11,8 @@ const DETECTION_MS = 20_000;
 let box: Box;
 let target: Target;
 let guard: Guard;
-useFreshBox((...fresh) => {
-  [box, target] = fresh;
-});
-beforeEach(async () => {
-  guard = await Guard.attach(target);
-  await guard.warm;
+useGuardedBox((...given) => {
+  [box, target, guard] = given;
 });
 
 /** Recoveries until the box has run for some time without a failure. */

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach } from 'vitest';
 import { silent } from '../../src/common/progress.js';
+import { Guard, type GuardOptions } from '../../src/guard/guard.js';
 import { findTarget, type Target } from '../../src/guard/target.js';
 import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
@@ -28,6 +29,22 @@ export function useFreshBox(take: (box: Box, target: Target) => void): void {
   });
   beforeEach(async () => {
     take(box!, await freshTarget(box!));
+  });
+}
+
+/** The same with a guard that watches the box and is warm. @param options is asked before each test */
+export function useGuardedBox(
+  take: (box: Box, target: Target, guard: Guard) => void,
+  options: () => GuardOptions = () => ({}),
+): void {
+  let fresh: [Box, Target];
+  useFreshBox((...given) => {
+    fresh = given;
+  });
+  beforeEach(async () => {
+    const guard = await Guard.attach(fresh[1], options());
+    await guard.warm;
+    take(...fresh, guard);
   });
 }
 

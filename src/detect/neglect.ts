@@ -11,7 +11,7 @@
 import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { allVcpus, listDomains } from '../xen/domains.js';
-import { RUNSTATE, schedulerKind } from '../xen/scheduler.js';
+import { capOf, RUNSTATE, schedulerKind } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import { type CpuSample, DEFAULT_LIMITS, isStarved } from './watchdog.js';
@@ -257,10 +257,5 @@ function isCapped(xen: Xen, at: bigint): boolean {
   const unit = xen.object('sched_unit', at);
   const kind = schedulerKind(xen, xen.object('sched_resource', unit.u64('res')));
   // A vCPU whose unit is an idle one has been led astray: it is watched.
-  if (kind === 'other') return true;
-  const data = unit.u64('priv');
-  if (data === 0n) return false;
-  const [svc, sdom] = kind === 'credit2' ? ['csched2_unit', 'csched2_dom'] : ['csched_unit', 'csched_dom'];
-  const domain = xen.object(svc!, data).u64('sdom');
-  return xen.memory.isMapped(domain) && xen.object(sdom!, domain).num('cap') !== 0;
+  return kind === 'other' || (capOf(xen, unit, kind) ?? 0) !== 0;
 }

@@ -64,8 +64,9 @@ interface Sighting {
 
 /** How often the watchdog looks, in milliseconds of host time. */
 const LOOK_EVERY_MS = 25;
-/** A suspected CPU is looked at twice, this far apart, before it is declared hung. */
-const SECOND_LOOK_MS = 30;
+/** A suspected CPU is looked at several times, this far apart, before it is declared hung. */
+const NEXT_LOOK_MS = 30;
+
 export class Guard {
   readonly #target: Target;
   readonly #options: GuardOptions;
@@ -290,7 +291,7 @@ export class Guard {
         return { failure, view };
       }
       await machine.resume();
-      const stopped = await this.#stopWithin(SECOND_LOOK_MS);
+      const stopped = await this.#stopWithin(NEXT_LOOK_MS);
       if (stopped !== undefined) return this.#onStop(stopped);
     }
   }

@@ -12,16 +12,16 @@
  */
 import { PAGE_SIZE } from '../x86/address.js';
 import { decode, Mnemonic, Register } from '../x86/decode.js';
-import { type CpuRegisters, lostItsMode } from '../x86/registers.js';
+import { type CpuRegisters, CR0_TS, lostItsMode } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { type CpuState, readSituation } from '../xen/cpus.js';
 import { attempt } from '../xen/damage.js';
+import { guestTables } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
 
 const CR0_PE = 1n;
-const CR0_TS = 1n << 3n;
 const CR0_ET = 1n << 4n;
 const CR4_PAE = 1n << 5n;
 const EFER_LMA = 1n << 10n;
@@ -35,9 +35,6 @@ const XEN_CS = 0xe008;
 const FIRST_RESERVED_BYTE = 0xe000n;
 const LAST_RESERVED_BYTE = 0xefff;
 const IDT_BYTES = 4096;
-/** Per-vCPU descriptor tables: PERDOMAIN_VIRT_START and GDT_LDT_VCPU_VA_SHIFT. */
-const GUEST_TABLES = 0xffff_8200_0000_0000n;
-const GUEST_TABLES_SHIFT = 17n;
 
 /** Host time within which a few instructions are executed, on a host that is busy with other things. */
 const LIMIT_MS = 500;
@@ -192,6 +189,6 @@ function putTable(bytes: Uint8Array, at: number, base: bigint, last: number): vo
 /** The loaded PV guest's own table, where it has one, in which Xen's descriptors are as well; otherwise the CPU's. */
 function gdtOf(xen: Xen, { cpu, loaded }: CpuState): bigint {
   if (loaded.domain.kind === 'pv' && xen.memory.u8(xen.perCpu('full_gdt_loaded', cpu)) !== 0)
-    return GUEST_TABLES + (BigInt(loaded.id) << GUEST_TABLES_SHIFT);
+    return guestTables(loaded.id);
   return xen.memory.u64(xen.perCpu('gdt', cpu)) - FIRST_RESERVED_BYTE;
 }

@@ -2,7 +2,7 @@
 import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
-import { readSituation } from '../xen/cpus.js';
+import { type CpuState, readSituation } from '../xen/cpus.js';
 import { attempt } from '../xen/damage.js';
 import { listDomains } from '../xen/domains.js';
 import type { Xen } from '../xen/xen.js';
@@ -60,13 +60,7 @@ export class Suspicions {
       stalledMs,
       looks: kind === 'vcpu-left-waiting' ? 2 : BUSY_LOOKS,
       summary: (ms, at) => `${WORDS[kind](cpu)} for ${Math.round(ms)} ms, at ${at}`,
-      isSo: (now) => {
-        const looked = attempt(() => {
-          const state = readSituation(now, this.#target.facts, listDomains(now)).cpus[cpu]!;
-          return isNeglected(now, neglect, state);
-        });
-        return 'damage' in looked || looked.value;
-      },
+      isSo: (xen) => this.#shows(xen, cpu, (state) => isNeglected(xen, neglect, state)),
     };
   }
 
@@ -78,11 +72,14 @@ export class Suspicions {
       stalledMs,
       looks: 2,
       summary: (ms, at) => `CPU ${cpu} made no progress in Xen for ${Math.round(ms)} ms, at ${at}`,
-      isSo: (xen) => {
-        const looked = attempt(() => readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!);
-        return ('damage' in looked || looked.value.where === 'xen') && this.#progress(cpu) === before;
-      },
+      isSo: (xen) => this.#shows(xen, cpu, ({ where }) => where === 'xen') && this.#progress(cpu) === before,
     };
+  }
+
+  /** Whether a CPU of the frozen machine is as suspected. Damage that hides what it does speaks against it. */
+  #shows(xen: Xen, cpu: number, isAs: (state: CpuState) => boolean): boolean {
+    const looked = attempt(() => isAs(readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!));
+    return 'damage' in looked || looked.value;
   }
 
   /** Begins anew: after a recovery, a freeze, or a suspicion that came to nothing. */

@@ -64,7 +64,6 @@ export interface SnapshotDifference {
 
 const devicesIn = (dir: string): string => join(dir, 'devices');
 const ramIn = (dir: string): string => join(dir, 'ram');
-const partOf = (path: string): string => `${path}.part`;
 const failedOf = (path: string): string => `${path}.failed`;
 const manifestIn = (dir: string): string => join(dir, 'manifest.json');
 
@@ -120,11 +119,7 @@ export async function writeSnapshot(
     return { devicesMs: middle - begin, ramMs: end - middle, ramBytes };
   } catch (error) {
     rmSync(draft, { recursive: true, force: true });
-    if (asRecord(error).code === 'ENOSPC')
-      throw new NinelivesError('NL_NO_SPACE', `no space for a snapshot in ${dir}`, {
-        fix: 'free some space, or put the cache folder elsewhere',
-        cause: error,
-      });
+    if (asRecord(error).code === 'ENOSPC') throw noSpace(`no space for a snapshot in ${dir}`, error);
     throw error;
   }
 }
@@ -140,7 +135,7 @@ async function saveDevices(qmp: Qmp, path: string): Promise<void> {
   await ignoreSharedRam(qmp);
   // The default limit of 128 MiB/s paces even 0.3 MB.
   await qmp.execute('migrate-set-parameters', { 'max-bandwidth': 2 ** 40 });
-  const [draft, failed, done] = [partOf(path), failedOf(path), path].map(shellQuote);
+  const [draft, failed, done] = [`${path}.part`, failedOf(path), path].map(shellQuote);
   await qmp.execute('migrate', { uri: `exec:cat > ${draft} && mv ${draft} ${done} || mv ${draft} ${failed}` });
   await awaitMigration(qmp, 'saving the snapshot');
   await awaitWritten(path);
@@ -186,6 +181,9 @@ export async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
   throw new NinelivesError('NL_TIMEOUT', `${what} took more than ${MIGRATION_LIMIT_MS} ms`);
 }
 
+const noSpace = (message: string, cause?: unknown): NinelivesError =>
+  new NinelivesError('NL_NO_SPACE', message, { fix: 'free some space, or put the cache folder elsewhere', cause });
+
 /**
  * QEMU has completed a migration when it has written the last byte to the pipe; whoever reads that pipe may not be done.
  * @throws NL_NO_SPACE, NL_TIMEOUT
@@ -193,10 +191,7 @@ export async function awaitMigration(qmp: Qmp, what: string): Promise<void> {
 async function awaitWritten(path: string): Promise<void> {
   const end = performance.now() + MIGRATION_LIMIT_MS;
   while (!existsSync(path)) {
-    if (existsSync(failedOf(path)))
-      throw new NinelivesError('NL_NO_SPACE', `the device state could not be written to ${path}`, {
-        fix: 'free some space, or put the cache folder elsewhere',
-      });
+    if (existsSync(failedOf(path))) throw noSpace(`the device state could not be written to ${path}`);
     if (performance.now() > end)
       throw new NinelivesError(
         'NL_TIMEOUT',

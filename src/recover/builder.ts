@@ -73,6 +73,24 @@ export class PlanBuilder {
     return true;
   }
 
+  /** Makes a list (`struct list_head`) of these nodes, in this order; of none, an empty one. */
+  linkList(head: bigint, nodes: Iterable<bigint>, reason: string): void {
+    const ring = [head, ...nodes];
+    for (const [n, node] of ring.entries()) {
+      const next = ring[(n + 1) % ring.length]!;
+      this.write(node, 8, next, reason);
+      this.write(next + 8n, 8, node, reason);
+    }
+  }
+
+  /** Takes a CPU into a `cpumask_t`, or out of it; says whether it was the other way round. */
+  setInMask(mask: bigint, cpu: number, isIn: boolean, reason: string): boolean {
+    const byte = mask + BigInt(cpu >> 3);
+    const bit = 1 << (cpu & 7);
+    const before = this.xen.memory.u8(byte);
+    return this.write(byte, 1, isIn ? before | bit : before & ~bit, reason);
+  }
+
   /** Writes text or read-only data: other than data, it has to be translated anew. Must not cross a page boundary. */
   writeText(address: bigint, after: Uint8Array, reason: string): void {
     const before = this.xen.memory.bytes(address, after.length);

@@ -68,6 +68,8 @@ export const RFLAGS = { CF: 1, PF: 1 << 2, ZF: 1 << 6, SF: 1 << 7, TF: 1 << 8, I
 /** Current privilege level: 0 is the hypervisor (or an HVM guest's kernel), 3 a PV guest. */
 export const privilegeLevel = (registers: Pick<CpuRegisters, 'cs'>): number => registers.cs & 3;
 
+/** Task switched: the next use of the floating-point unit traps. */
+export const CR0_TS = 1n << 3n;
 const CR0_PG = 1n << 31n;
 
 /**

@@ -240,6 +240,9 @@ function hasSegments(xen: Xen, address: bigint): boolean {
   return used.filter(([segment, n]) => xen.memory.u64(address, 8 * n) === segment).length > used.length / 2;
 }
 
+/** Where a PV vCPU's segment table is while it is loaded (asm-x86/config.h: PERDOMAIN_VIRT_START, GDT_LDT_VCPU_VA_SHIFT). */
+export const guestTables = (vcpuId: number): bigint => 0xffff_8200_0000_0000n + (BigInt(vcpuId) << 17n);
+
 /** Pages of descriptor tables that each PV vCPU has; of its segment table, the one that is Xen's (asm-x86/config.h). */
 const PAGES_PER_VCPU = 32;
 const VCPUS_PER_TABLE = 16;

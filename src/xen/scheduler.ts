@@ -32,6 +32,21 @@ export function schedulerPrivates(xen: Xen): XenObject[] {
   return [...found.values()];
 }
 
+/**
+ * The cap on the time of a unit's domain, in percent of a CPU; 0 where there is none. `undefined` where it cannot be read, or the
+ * scheduler is none that we know.
+ * @param kind of the scheduler that schedules the unit
+ */
+export function capOf(xen: Xen, unit: XenObject, kind: SchedulerKind): number | undefined {
+  if (kind === 'other') return undefined;
+  const data = unit.u64('priv');
+  if (data === 0n) return 0;
+  const [ofUnit, ofDomain] = kind === 'credit2' ? ['csched2_unit', 'csched2_dom'] : ['csched_unit', 'csched_dom'];
+  const domain = xen.object(ofUnit!, data).u64('sdom');
+  if (domain === 0n) return 0;
+  return xen.memory.isMapped(domain) ? xen.object(ofDomain!, domain).num('cap') : undefined;
+}
+
 /** Credit2's run queues. */
 export function runQueues(xen: Xen): XenObject[] {
   const queues: XenObject[] = [];

@@ -16,6 +16,7 @@
  * dropped in between, the CPU would later save the old registers over newer ones.
  */
 import type { CpuState } from '../../xen/cpus.js';
+import { guestTables } from '../../xen/descriptors.js';
 import type { Vcpu } from '../../xen/domains.js';
 import { allVcpus } from '../../xen/domains.js';
 import type { XenObject } from '../../xen/object.js';
@@ -24,9 +25,7 @@ import { note, type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
 
 /** `VCPU_CPU_CLEAN` in `vcpu.dirty_cpu`: no CPU holds its state. */
 const CLEAN = 0xffff_ffff;
-/** Per-vCPU descriptor tables (asm-x86/config.h: PERDOMAIN_VIRT_START, GDT_LDT_VCPU_VA_SHIFT, LDT_VIRT_START). */
-const DESCRIPTOR_TABLES = 0xffff_8200_0000_0000n;
-const DESCRIPTOR_TABLES_SHIFT = 17n;
+/** Where behind a vCPU's segment table its local one is (asm-x86/config.h: LDT_VIRT_START). */
 const LDT_OFFSET = 0x1_0000n;
 
 export const contextSwitch: Step = {
@@ -141,6 +140,6 @@ function loadSegments({ plan, facts }: StepContext, { cpu, current }: CpuState, 
     return;
   }
   const entries = BigInt(current.object.num('arch.pv.ldt_ents'));
-  const table = DESCRIPTOR_TABLES + (BigInt(current.id) << DESCRIPTOR_TABLES_SHIFT) + LDT_OFFSET;
+  const table = guestTables(current.id) + LDT_OFFSET;
   plan.call(cpu, 'svm_load_segs', [entries, table, fs, active, shadow], reason);
 }

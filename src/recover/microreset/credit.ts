@@ -87,24 +87,14 @@ class Credit {
       for (const node of wanted) queued.add(node);
       if (broken !== undefined || wanted.length !== nodes.length || wanted.some((node, n) => node !== nodes[n])) {
         plan.found(`run queue of CPU ${cpu}: ${broken ?? 'it does not hold what waits there'}; linked anew`);
-        this.#link(runq, wanted, `run queue of CPU ${cpu} linked anew`);
+        this.#context.plan.linkList(runq, wanted, `run queue of CPU ${cpu} linked anew`);
       }
       const runs = this.#units.some((unit) => unit.runsOn === cpu && !unit.idle) ? 1 : 0;
       plan.set(data, 'nr_runnable', work.length + runs, `units that run or wait on CPU ${cpu}`);
     }
     // Who says it is on a queue is not put on one.
     for (const [element, { name }] of byElement)
-      if (!queued.has(element)) this.#link(element, [], `${name} is on no run queue`);
-  }
-
-  #link(head: bigint, nodes: readonly bigint[], reason: string): void {
-    const { plan } = this.#context;
-    const ring = [head, ...nodes];
-    for (const [n, node] of ring.entries()) {
-      const next = ring[(n + 1) % ring.length]!;
-      plan.write(node, 8, next, reason);
-      plan.write(next + 8n, 8, node, reason);
-    }
+      if (!queued.has(element)) this.#context.plan.linkList(element, [], `${name} is on no run queue`);
   }
 
   #fixStartTime({ unit, svc, idle, runsOn, name }: Unit): void {
@@ -120,13 +110,10 @@ class Credit {
 
   /** Whether a CPU is idle, as others see it, and its tick, which stops while it is. */
   #fixCpu({ cpu, data }: CreditQueue): void {
-    const { plan, xen, abandoned } = this.#context;
+    const { plan, abandoned } = this.#context;
     const current = this.#units.find((unit) => unit.runsOn === cpu);
     if (current === undefined) return;
-    const word = this.#private.u64('idlers') + BigInt(8 * Math.floor(cpu / 64));
-    const bit = 1n << BigInt(cpu % 64);
-    const idlers = xen.memory.u64(word);
-    plan.write(word, 8, current.idle ? idlers | bit : idlers & ~bit, `CPU ${cpu} runs ${current.name}`);
+    plan.setInMask(this.#private.u64('idlers'), cpu, current.idle, `CPU ${cpu} runs ${current.name}`);
     const ticks = data.num('ticker.status') !== TIMER_STATUS.inactive;
     if (current.idle || ticks || !abandoned.some((state) => state.cpu === cpu)) return;
     const now = current.unit.u64('state_entry_time');
@@ -152,9 +139,10 @@ class Credit {
     const kept = [...others, ...listed, ...wanted];
     if (broken !== undefined || kept.length !== nodes.length) {
       plan.found(`domains that use credit: ${broken ?? 'others than those listed'}; linked anew`);
-      this.#link(list, kept, 'domains that use credit linked anew');
+      this.#context.plan.linkList(list, kept, 'domains that use credit linked anew');
     }
-    for (const [node, count] of known) if (count === 0) this.#link(node, [], 'no unit of this domain uses credit');
+    for (const [node, count] of known)
+      if (count === 0) this.#context.plan.linkList(node, [], 'no unit of this domain uses credit');
     let weight = 0;
     for (const node of kept) {
       const sdom = xen.object('csched_dom', node - link);
@@ -174,8 +162,9 @@ class Credit {
     const { nodes, broken } = closedList(xen.memory, list);
     if (broken !== undefined || nodes.length !== active.length || active.some((element) => !nodes.includes(element))) {
       plan.found(`units of ${name} that use credit: ${broken ?? 'others than those listed'}; linked anew`);
-      this.#link(list, active, `units of ${name} that use credit linked anew`);
-      for (const element of elements) if (!active.includes(element)) this.#link(element, [], 'it uses no credit');
+      this.#context.plan.linkList(list, active, `units of ${name} that use credit linked anew`);
+      for (const element of elements)
+        if (!active.includes(element)) this.#context.plan.linkList(element, [], 'it uses no credit');
     }
     plan.set(sdom, 'active_unit_count', active.length, `units of ${name} that use credit`);
     return active.length;

@@ -5,10 +5,10 @@
  *
  * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units wait for ever.
  */
+import { isInMask } from '../../xen/cpumask.js';
 import { allVcpus } from '../../xen/domains.js';
 import type { XenObject } from '../../xen/object.js';
-import { runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
-import type { Xen } from '../../xen/xen.js';
+import { capOf, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
 import type { StepContext } from '../step.js';
 
 /** `STIME_MAX` */
@@ -18,6 +18,7 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
   const queues = runQueues(xen);
   if (queues.length === 0) return;
   const addresses = new Set(queues.map(({ address }) => address));
+  const locks = new Set(queues.map((queue) => queue.at('lock')));
   const resources = schedulerResources(xen);
   for (const [cpu, resource] of resources.entries()) {
     const queue = queueOf(cpu);
@@ -26,8 +27,7 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
     const reason = `CPU ${cpu} has run queue ${queue.num('id')}`;
     const isLost = !addresses.has(data.u64('rqd'));
     if (isLost && plan.set(data, 'rqd', queue.address, reason)) plan.found(`${reason}, and named none`);
-    const locks = queues.map((one) => one.at('lock'));
-    if (locks.includes(resource.u64('schedule_lock'))) continue;
+    if (locks.has(resource.u64('schedule_lock'))) continue;
     if (plan.set(resource, 'schedule_lock', queue.at('lock'), reason)) plan.found(`${reason}, and not its lock`);
   }
   for (const { address, name, domain } of allVcpus(situation.domains)) {
@@ -46,21 +46,12 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
     const repaired = [
       plan.set(data, 'unit', address, `data of ${name}`),
       named !== 0n && !addresses.has(named) && plan.set(data, 'rqd', queue.address, `run queue of ${name}`),
-      !isCapped(xen, data.u64('sdom')) && plan.set(data, 'budget', ENDLESS, `time of ${name} is not limited`),
+      capOf(xen, unit, 'credit2') === 0 && plan.set(data, 'budget', ENDLESS, `time of ${name} is not limited`),
     ];
     if (repaired.includes(true)) plan.found(`${name}: its unit, run queue or budget written again`);
   }
 
   function queueOf(cpu: number): XenObject | undefined {
-    const isActive = (queue: XenObject): boolean => {
-      const word = xen.memory.u64(queue.at('active') + BigInt(8 * Math.floor(cpu / 64)));
-      return ((word >> BigInt(cpu % 64)) & 1n) === 1n;
-    };
-    return queues.length === 1 ? queues[0] : queues.find(isActive);
+    return queues.length === 1 ? queues[0] : queues.find((queue) => isInMask(xen.memory, queue.at('active'), cpu));
   }
-}
-
-/** What cannot be read is not touched: it counts as capped. Units of idle vCPUs have no domain data, and no cap. */
-function isCapped(xen: Xen, data: bigint): boolean {
-  return data !== 0n && (!xen.memory.isMapped(data) || xen.object('csched2_dom', data).num('cap') !== 0);
 }

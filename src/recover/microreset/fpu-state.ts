@@ -4,9 +4,8 @@
  * (`fpu_dirtied`) would let the vCPU calculate with whatever is in them, and lose what it calculates. TS is set again;
  * the vCPU's saved registers are good, since nothing was noted as changed.
  */
+import { CR0_TS } from '../../x86/registers.js';
 import type { Step } from '../step.js';
-
-const CR0_TS = 8n;
 
 export const fpuState: Step = {
   name: 'fpu-state',

@@ -69,9 +69,7 @@ function correctWaiting(
     const awaited = left.some((note) => note.irq === irq && !note.ready);
     waits ||= awaited;
     if (awaited || !xen.memory.isMapped(mask)) continue;
-    const word = mask + BigInt(8 * Math.floor(cpu / 64));
-    const bit = 1n << BigInt(cpu % 64);
-    plan.write(word, 8, xen.memory.u64(word) & ~bit, `IRQ ${irq} waits for nothing on CPU ${cpu}`);
+    plan.setInMask(mask, cpu, false, `IRQ ${irq} waits for nothing on CPU ${cpu}`);
   }
   return waits;
 }

@@ -12,6 +12,7 @@
  *
  * A callback that was running, or about to, is lost: Xen takes it off its list first. What it was to free stays allocated.
  */
+import { isInMask } from '../../xen/cpumask.js';
 import type { CpuState } from '../../xen/cpus.js';
 import type { XenObject } from '../../xen/object.js';
 import { onStack } from '../../xen/stack.js';
@@ -92,9 +93,8 @@ function walk({ xen, situation }: StepContext, head: bigint, seen: Set<bigint>):
 function leaveIdle({ plan, xen, abandoned }: StepContext, queues: readonly XenObject[]): void {
   const mask = xen.object('rcu_ctrlblk', xen.symbol('rcu_ctrlblk')).at('idle_cpumask');
   for (const { cpu } of abandoned) {
-    const byte = mask + BigInt(cpu >> 3);
     const reason = `CPU ${cpu} is not idle for RCU`;
-    const wasIdle = plan.write(byte, 1, xen.memory.u8(byte) & ~(1 << (cpu & 7)), reason);
+    const wasIdle = plan.setInMask(mask, cpu, false, reason);
     const hadTimer = plan.set(queues[cpu]!, 'idle_timer_active', 0, reason);
     if (wasIdle || hadTimer) plan.found(`CPU ${cpu} counted as idle`);
   }
@@ -127,7 +127,7 @@ function batchDefect(control: XenObject, queues: readonly XenObject[]): string |
   if (nextPending && !isOpen) return 'the next one was asked for, and nobody starts it';
   const mustReport = (queue: XenObject): boolean =>
     queue.i64('quiescbatch') !== current || queue.num('qs_pending') !== 0;
-  const awaited = queues.filter((_, cpu) => isSet(control.at('cpumask'), cpu));
+  const awaited = queues.filter((_, cpu) => isInMask(control.memory, control.at('cpumask'), cpu));
   if (isOpen && awaited.some((queue) => !mustReport(queue))) return 'it waits for a CPU that believes to have reported';
   if (isOpen && awaited.length === 0 && !queues.some(mustReport)) return 'all have reported, and nobody ended it';
   for (const queue of queues) {
@@ -137,10 +137,6 @@ function batchDefect(control: XenObject, queues: readonly XenObject[]): string |
     if (!nextPending) return 'callbacks wait for the next one, which nobody asked for';
   }
   return undefined;
-
-  function isSet(mask: bigint, cpu: number): boolean {
-    return (control.memory.u8(mask, cpu >> 3) & (1 << (cpu & 7))) !== 0;
-  }
 }
 
 function noteLost({ plan }: StepContext, { cpu, backtrace }: CpuState): void {

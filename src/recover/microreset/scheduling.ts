@@ -133,8 +133,7 @@ function fixCredit2({ plan, xen }: StepContext, unit: XenObject, runs: boolean):
       plan.write(prev, 8, next, reason);
       plan.write(next + 8n, 8, prev, reason);
     }
-    plan.write(element, 8, element, reason);
-    plan.write(element + 8n, 8, element, reason);
+    plan.linkList(element, [], reason);
   }
 }
 
@@ -144,17 +143,12 @@ function fixRunQueue({ plan, xen, situation }: StepContext, queue: XenObject): v
   const { broken } = closedList(xen.memory, head);
   if (broken === undefined) return;
   plan.found(`run queue ${queue.num('id')}: ${broken}; emptied and filled again`);
-  empty(head);
+  plan.linkList(head, [], 'run queue emptied');
   for (const vcpu of allVcpus(situation.domains)) {
     if (vcpu.domain.kind === 'idle') continue;
     const data = xen.object('sched_unit', unitOf(xen, vcpu)).u64('priv');
     if (data === 0n) continue;
     const svc = xen.object('csched2_unit', data);
-    if (svc.u64('rqd') === queue.address) empty(svc.at('runq_elem'));
-  }
-
-  function empty(list: bigint): void {
-    plan.write(list, 8, list, 'run queue emptied');
-    plan.write(list + 8n, 8, list, 'run queue emptied');
+    if (svc.u64('rqd') === queue.address) plan.linkList(svc.at('runq_elem'), [], 'run queue emptied');
   }
 }

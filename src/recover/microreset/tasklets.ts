@@ -52,19 +52,14 @@ function mendQueue(
   const { broken } = closedList(xen.memory, at);
   if (broken === undefined) return;
   const reason = `${head} of CPU ${cpu}: ${broken}`;
-  emptyList(at, reason);
+  plan.linkList(at, [], reason);
   for (const tasklet of knownTasklets(xen, situation.domains)) {
     const waits = tasklet.num('scheduled_on') === cpu && tasklet.bool('is_softirq') === isSoftirq;
     if (!waits || tasklet.bool('is_running') || tasklet.bool('is_dead')) continue;
-    emptyList(tasklet.at('list'), reason);
+    plan.linkList(tasklet.at('list'), [], reason);
     plan.call(caller, 'tasklet_schedule', [tasklet.address], reason);
   }
   plan.found(reason);
-
-  function emptyList(address: bigint, why: string): void {
-    plan.write(address, 8, address, why);
-    plan.write(address + 8n, 8, address, why);
-  }
 }
 
 function* knownTasklets(xen: Xen, domains: readonly Domain[]): Generator<XenObject> {

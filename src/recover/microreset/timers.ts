@@ -149,14 +149,7 @@ function rebuildInactive({ plan, xen, situation }: StepContext, queue: TimerQueu
   for (const { timer } of knownTimers(xen, situation.domains)) {
     if (timer.num('cpu') === queue.cpu && isInactive(timer.address)) members.add(timer.address + link);
   }
-  const head = queue.object.at('inactive');
-  const ring = [head, ...members];
-  const reason = `inactive timers of CPU ${queue.cpu} linked anew`;
-  for (const [n, node] of ring.entries()) {
-    const next = ring[(n + 1) % ring.length]!;
-    plan.write(node, 8, next, reason);
-    plan.write(next + 8n, 8, node, reason);
-  }
+  plan.linkList(queue.object.at('inactive'), members, `inactive timers of CPU ${queue.cpu} linked anew`);
 
   function isInactive(address: bigint): boolean {
     return xen.memory.isMapped(address) && xen.object('timer', address).num('status') === TIMER_STATUS.inactive;
