@@ -19,6 +19,7 @@ const QUIET: IdleSample = {
   hasIdleWork: false,
   softirqs: 0,
   interrupts: 0,
+  progress: '',
   ranMs: 0,
   waitedMs: 0,
 };
@@ -49,7 +50,7 @@ function watch(cpus: readonly At<IdleSample>[], vcpus: readonly At<VcpuSample>[]
 
 /** Idle, and interrupted once a second. */
 const idle: At<IdleSample> = (ms) => ({ ...QUIET, interrupts: Math.floor(ms / 1000) });
-const works: At<IdleSample> = (ms) => ({ ...QUIET, idle: false, interrupts: ms, ranMs: ms });
+const works: At<IdleSample> = (ms) => ({ ...QUIET, idle: false, interrupts: ms, progress: `${ms}`, ranMs: ms });
 const waits: At<VcpuSample> = () => WAITS;
 
 describe('NeglectWatch, of vCPUs', () => {
@@ -101,6 +102,10 @@ describe('NeglectWatch, of softirqs', () => {
     expect(watch([(ms) => ({ ...stuck(ms), ranMs: 0, waitedMs: ms })], [], 10_000)).toBeUndefined();
   });
 
+  it('leaves a CPU that gets nothing done to the watch for hangs', () => {
+    expect(watch([works, (ms) => ({ ...stuck(ms), progress: `${Math.min(ms, 100)}` })], [], 10_000)).toBeUndefined();
+  });
+
   it('does not count what the host did to another CPU', () => {
     const starved: At<IdleSample> = (ms) => ({ ...QUIET, waitedMs: ms });
     expect(watch([starved, stuck], [], 10_000)).toBeUndefined();
@@ -108,14 +113,19 @@ describe('NeglectWatch, of softirqs', () => {
 });
 
 describe('NeglectWatch, of idle CPUs', () => {
-  const busy: At<IdleSample> = (ms) => ({ ...QUIET, ranMs: ms, interrupts: ms });
+  const busy: At<IdleSample> = (ms) => ({ ...QUIET, progress: `${ms}`, ranMs: ms, interrupts: ms });
 
   it('suspects an idle CPU that executes all the time', () => {
     expect(watch([works, busy], [], 1000)).toMatchObject({ ms: 200, first: { kind: 'idle-cpu-busy', cpu: 1 } });
   });
 
   it('waits longer for one that gets a tenth of the host', () => {
-    const slow: At<IdleSample> = (ms) => ({ ...QUIET, ranMs: 0.1 * ms, waitedMs: 0.9 * ms });
+    const slow: At<IdleSample> = (ms) => ({
+      ...QUIET,
+      progress: `${ms}`,
+      ranMs: 0.1 * ms,
+      waitedMs: 0.9 * ms,
+    });
     expect(watch([slow], [], 5000)).toMatchObject({ ms: 1500 });
   });
 
@@ -135,7 +145,7 @@ describe('in memory', () => {
     fake.set('vcpu', fake.hvm.address, 'runstate.state_entry_time', 77);
     fake.set('vcpu', fake.hvm.address, 'processor', 1);
   });
-  const times = [0, 1].map(() => ({ ranMs: 1, waitedMs: 2 }));
+  const times = [0, 1].map(() => ({ progress: '', ranMs: 1, waitedMs: 2 }));
   const waiting = (): VcpuSample => ({ vcpu: fake.hvm.address, runnable: true, since: 77n, cpu: 1 });
 
   it('samples what CPUs do and what vCPUs wait for', () => {

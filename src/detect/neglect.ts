@@ -16,7 +16,7 @@ import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import { type CpuSample, DEFAULT_LIMITS, isStarved } from './watchdog.js';
 
-export interface IdleSample extends Pick<CpuSample, 'ranMs' | 'waitedMs'> {
+export interface IdleSample extends Pick<CpuSample, 'progress' | 'ranMs' | 'waitedMs'> {
   /** Whether its idle vCPU runs on it. */
   readonly idle: boolean;
   /** When its idle vCPU last began or ceased to run, by Xen's clock. */
@@ -52,6 +52,9 @@ const PASSED_MS = DEFAULT_LIMITS.passedMs;
 /** Time that an idle CPU must have executed, and the share of the time that it executed or wanted to. */
 const BUSY = { ranMs: 150, wanted: 0.8 } as const;
 
+/** A CPU that has executed so long without progress is left to the hang watch, in milliseconds of its own time. */
+const STANDS_MS = DEFAULT_LIMITS.ranMs / 2;
+
 interface Start {
   readonly sinceMs: number;
   readonly cpus: readonly IdleSample[];
@@ -62,6 +65,8 @@ export class NeglectWatch {
   readonly #waiting = new Map<bigint, Start & { readonly sample: VcpuSample }>();
   readonly #softirqs = new Map<number, Start & { readonly left: number }>();
   readonly #busy = new Map<number, Start>();
+  /** Of each CPU the first sample with the progress that it has. */
+  readonly #moved = new Map<number, IdleSample>();
 
   /**
    * @param nowMs host-monotonic milliseconds
@@ -73,6 +78,8 @@ export class NeglectWatch {
     nowMs: number,
     isAsleep: (cpu: number) => boolean,
   ): Neglect[] {
+    for (const [cpu, now] of cpus.entries())
+      if (this.#moved.get(cpu)?.progress !== now.progress) this.#moved.set(cpu, now);
     return [
       ...this.#leftWaiting(cpus, vcpus, nowMs, isAsleep),
       ...this.#softirqsLeft(cpus, nowMs),
@@ -85,6 +92,11 @@ export class NeglectWatch {
     this.#waiting.clear();
     this.#softirqs.clear();
     this.#busy.clear();
+    this.#moved.clear();
+  }
+
+  #getsOn(cpu: number, { ranMs }: IdleSample): boolean {
+    return ranMs - this.#moved.get(cpu)!.ranMs < STANDS_MS;
   }
 
   *#leftWaiting(
@@ -110,16 +122,16 @@ export class NeglectWatch {
 
   *#softirqsLeft(cpus: readonly IdleSample[], nowMs: number): Generator<Neglect> {
     const { ranMs, passedMs } = DEFAULT_LIMITS;
-    for (const [cpu, { softirqs, ranMs: ran }] of cpus.entries()) {
+    for (const [cpu, now] of cpus.entries()) {
       const start = this.#softirqs.get(cpu);
-      const left = softirqs & (start?.left ?? 0);
+      const left = now.softirqs & (start?.left ?? 0);
       if (start === undefined || left === 0) {
-        this.#softirqs.set(cpu, { sinceMs: nowMs, cpus, left: softirqs });
+        this.#softirqs.set(cpu, { sinceMs: nowMs, cpus, left: now.softirqs });
         continue;
       }
       this.#softirqs.set(cpu, { ...start, left });
       const stalledMs = nowMs - start.sinceMs;
-      if (stalledMs < passedMs || ran - start.cpus[cpu]!.ranMs < ranMs) continue;
+      if (stalledMs < passedMs || now.ranMs - start.cpus[cpu]!.ranMs < ranMs || !this.#getsOn(cpu, now)) continue;
       if (cpus.some((other, n) => isStarved(other, start.cpus[n]!, DEFAULT_LIMITS))) continue;
       yield { kind: 'softirq-left-waiting', cpu, softirqs: left, stalledMs };
     }
@@ -141,7 +153,8 @@ export class NeglectWatch {
       const wanted = ran + now.waitedMs - start.cpus[cpu]!.waitedMs;
       // Whoever sleeps in between does what idle CPUs do: count from now on.
       if (passed >= PASSED_MS && wanted < BUSY.wanted * passed) this.#busy.delete(cpu);
-      else if (passed >= PASSED_MS && ran >= BUSY.ranMs) yield { kind: 'idle-cpu-busy', cpu, stalledMs: passed };
+      else if (passed >= PASSED_MS && ran >= BUSY.ranMs && this.#getsOn(cpu, now))
+        yield { kind: 'idle-cpu-busy', cpu, stalledMs: passed };
     }
   }
 }
@@ -190,8 +203,8 @@ export class NeglectSampler {
     });
   }
 
-  /** @param threads times of each CPU's thread */
-  cpus(threads: readonly Pick<CpuSample, 'ranMs' | 'waitedMs'>[]): IdleSample[] {
+  /** @param samples what the hang watch reads of each CPU */
+  cpus(samples: readonly Pick<CpuSample, 'progress' | 'ranMs' | 'waitedMs'>[]): IdleSample[] {
     const { memory } = this.#xen;
     const scrubs = memory.bytes(this.#scrubs, 8 * NODES).some((byte) => byte !== 0);
     return this.#cpus.map((words, cpu) => ({
@@ -200,8 +213,9 @@ export class NeglectSampler {
       hasIdleWork: scrubs || memory.u64(words.tasklets) !== 0n,
       softirqs: memory.u32(words.softirqs),
       interrupts: memory.u32(words.interrupts),
-      ranMs: threads[cpu]!.ranMs,
-      waitedMs: threads[cpu]!.waitedMs,
+      progress: samples[cpu]!.progress,
+      ranMs: samples[cpu]!.ranMs,
+      waitedMs: samples[cpu]!.waitedMs,
     }));
   }
 

@@ -49,7 +49,7 @@ export class Suspicions {
     const [hung] = this.#hangs.observe(samples, nowMs);
     if (hung !== undefined) return this.#hung(hung.cpu, hung.stalledMs);
     const asleep = (cpu: number): boolean => isAsleep(machine.pid, threads[cpu]!);
-    const [neglect] = this.#neglects.observe(this.#sampler.cpus(times), this.#sampler.vcpus(), nowMs, asleep);
+    const [neglect] = this.#neglects.observe(this.#sampler.cpus(samples), this.#sampler.vcpus(), nowMs, asleep);
     return neglect === undefined ? undefined : this.#neglected(neglect);
   }
 
@@ -76,7 +76,7 @@ export class Suspicions {
     };
   }
 
-  /** Whether a CPU of the frozen machine is as suspected. Damage that hides what it does speaks against it. */
+  /** Whether a CPU of the frozen machine is as suspected. Damage that hides what it does bears the suspicion out. */
   #shows(xen: Xen, cpu: number, isAs: (state: CpuState) => boolean): boolean {
     const looked = attempt(() => isAs(readSituation(xen, this.#target.facts, listDomains(xen)).cpus[cpu]!));
     return 'damage' in looked || looked.value;
