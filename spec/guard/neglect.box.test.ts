@@ -14,11 +14,17 @@ useGuardedBox((...given) => {
   [box, target, guard] = given;
 });
 
+/** Puts other code over the beginning of a function of Xen's. */
+function change(name: string, code: readonly number[]): Promise<void> {
+  const { memory } = target.xen;
+  return box.machine.writePhysicalStub(memory.physicalAddress(target.xen.symbol(name)), Uint8Array.from(code));
+}
+
 describe('the VMs of a hypervisor', () => {
   it('live when wake-ups were lost and CPUs slept', async () => {
     const before = sampleOf(box);
     // ret
-    await box.machine.writeText(0, target.xen.symbol('csched2_unit_wake'), Uint8Array.of(0xc3));
+    await change('csched2_unit_wake', [0xc3]);
     const recovery = await guard.nextRecovery(DETECTION_MS);
     const failure = { kind: 'hang', summary: expect.stringContaining('a vCPU that could run') as string };
     expect(recovery).toMatchObject({ result: 'resumed', failure });
@@ -29,7 +35,7 @@ describe('the VMs of a hypervisor', () => {
   it('live when CPUs did nothing but softirqs that raise themselves', async () => {
     const before = sampleOf(box);
     // mov $1, %al; ret
-    await box.machine.writeText(0, target.xen.symbol('rcu_pending'), Uint8Array.of(0xb0, 1, 0xc3));
+    await change('rcu_pending', [0xb0, 1, 0xc3]);
     const recovery = await guard.nextRecovery(DETECTION_MS);
     expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
     expect(await guard.nextRecovery(1000)).toBeUndefined();

@@ -162,11 +162,11 @@ describe('a running guest', () => {
 
   it('changes text so that the guest executes the new one', async () => {
     // "incl 0x7000" becomes "incl 0x7010".
-    await machine.writeText(0, GUEST.loop + 3n, Uint8Array.of(0x10));
+    await machine.writePhysicalStub(Number(GUEST.loop) + 3, Uint8Array.of(0x10));
     await machine.resume();
     await eventually(() => read32(machine, 0x7010) > 0, 'the changed instruction is executed');
     await machine.freeze();
-    await machine.writeText(0, GUEST.loop + 3n, Uint8Array.of(0x00));
+    await machine.writePhysicalStub(Number(GUEST.loop) + 3, Uint8Array.of(0x00));
   });
 
   it('interrupts a CPU by an MSI', async () => {
@@ -183,7 +183,7 @@ describe('a running guest', () => {
   it('stops with the reason when the guest resets', async () => {
     const events: string[] = [];
     machine.onEvent((event) => events.push(event.kind));
-    await machine.writeText(0, GUEST.loop, Uint8Array.of(0x0f, 0x0b)); // ud2, with no interrupt table: triple fault
+    await machine.writePhysicalStub(Number(GUEST.loop), Uint8Array.of(0x0f, 0x0b)); // ud2, with no interrupt table: triple fault
     await machine.resume();
     expect(await machine.waitForStop(3000)).toMatchObject({ kind: 'reset', reason: 'guest-reset' });
     expect(events).toContain('shutdown');

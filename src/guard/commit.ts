@@ -1,7 +1,7 @@
 /** Carries out a checked plan on the frozen machine: memory through the RAM mapping, text and registers through the stub. */
 import { unreachable } from '../common/errors.js';
 import type { Machine } from '../machine/machine.js';
-import type { Plan } from '../recover/plan.js';
+import type { Edit, Plan } from '../recover/plan.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { XenMemory } from '../xen/memory.js';
 
@@ -25,7 +25,7 @@ export async function commit(
         );
         break;
       case 'text':
-        await machine.writeText(0, edit.address, edit.after);
+        await writeText(machine, memory, edit);
         break;
       case 'registers':
         registers.set(edit.cpu, { ...registers.get(edit.cpu), ...edit.set });
@@ -37,4 +37,13 @@ export async function commit(
     }
   }
   return registers;
+}
+
+/** By physical address: a CPU that runs an HVM guest maps none of Xen's text. */
+async function writeText(machine: Machine, memory: XenMemory, edit: Extract<Edit, { kind: 'text' }>): Promise<void> {
+  const parts: Promise<void>[] = [];
+  memory.eachPart(edit.address, edit.after.length, (at, from, to) =>
+    parts.push(machine.writePhysicalStub(at, edit.after.subarray(from, to))),
+  );
+  await Promise.all(parts);
 }

@@ -310,18 +310,15 @@ export class Machine {
     return this.#link.control.stepOne(cpu);
   }
 
-  /** Changes text, as this CPU maps it; QEMU translates it anew. @throws NL_STUB_ERROR where nothing is mapped. */
-  async writeText(cpu: number, address: bigint, bytes: Uint8Array): Promise<void> {
-    await this.#link.session.writeVirtual(cpu, address, bytes);
-    this.#ram.invalidate();
-  }
-
   /** Memory as this CPU maps it, through the stub. For what is not in RAM; `ram` and a page walk are far faster. */
   readVirtual(cpu: number, address: bigint, length: number): Promise<Uint8Array> {
     return this.#link.session.readVirtual(cpu, address, length);
   }
 
-  /** Writes to a physical address through the stub, devices included: an MSI is a write to 0xfee00000 | apicId << 12. */
+  /**
+   * Writes to a physical address through the stub. For text, since QEMU translates it anew then, and for devices: an MSI is
+   * a write to 0xfee00000 | apicId << 12.
+   */
   async writePhysicalStub(address: number, bytes: Uint8Array): Promise<void> {
     await this.#link.session.writePhysical(address, bytes);
     this.#ram.invalidate();

@@ -2,7 +2,7 @@
  * The guest's RAM, read and written synchronously from outside.
  *
  * Data only. Code that QEMU has translated is not translated again when it changes here (write text through the debugger
- * stub: `Machine.writeText`), and page tables changed here need a CR3 write to be seen.
+ * stub: `Machine.writePhysicalStub`), and page tables changed here need a CR3 write to be seen.
  */
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { NinelivesError } from '../common/errors.js';

@@ -171,11 +171,6 @@ export class StubSession {
     return data;
   }
 
-  /** Writes memory as this CPU sees it. The stub drops translated code, so this is the way to change text. */
-  async writeVirtual(cpu: number, address: bigint, bytes: Uint8Array): Promise<void> {
-    await Promise.all([this.#select(cpu), this.#write(address, bytes)]);
-  }
-
   async readPhysical(address: number, length: number): Promise<Buffer> {
     const [, data] = await Promise.all([
       this.#physicalMode('on'),
@@ -185,6 +180,7 @@ export class StubSession {
     return data;
   }
 
+  /** The stub drops code translated from what is written, so this is the way to change text. */
   async writePhysical(address: number, bytes: Uint8Array): Promise<void> {
     await Promise.all([this.#physicalMode('on'), this.#write(BigInt(address), bytes), this.#physicalMode('off')]);
   }
