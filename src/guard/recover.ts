@@ -7,10 +7,7 @@ import { commit } from './commit.js';
 import { restartLost } from './restart.js';
 import { settle } from './settle.js';
 import type { Target } from './target.js';
-import { wakeHalted } from './wake.js';
-
-/** Failures in which CPUs can be found asleep with interrupts off. */
-const SLEEPERS: ReadonlySet<Failure['kind']> = new Set(['hang', 'halt']);
+import { maybeAsleep, wakeHalted } from './wake.js';
 
 export interface RecoverOptions {
   readonly mechanism: Mechanism;
@@ -55,9 +52,9 @@ export async function recover(
     return outcome({ ...phases, commitMs: 0, resumeMs: 0 }, 'refused', commitStart);
   }
   options.planned?.();
+  const asleep = maybeAsleep(xen, failure);
   const placed = await commit(machine, xen.memory, plan);
-  // Any other failure was told by a CPU that executes.
-  const registers = SLEEPERS.has(failure.kind) ? await wakeHalted(machine, xen, placed) : placed;
+  const registers = await wakeHalted(machine, xen, asleep, placed);
   const resumeStart = performance.now();
   await machine.resumeWith(registers);
   const done = performance.now();

@@ -1,8 +1,10 @@
 /**
- * A CPU that executed HLT with interrupts off (Xen's own `machine_halt`, or damaged code) sleeps for ever: writing its registers does
- * not wake it in QEMU, nor does running it. It is woken as hardware would, by an interrupt that it takes: Xen's
+ * A CPU that executed HLT sleeps until an interrupt comes that it takes: writing its registers does not wake it in QEMU, nor does
+ * running it. Where a plan sends it interrupts are off, as they were where Xen's own `machine_halt` or damaged code put it to
+ * sleep, so it would sleep for ever. It is woken as hardware would, by an interrupt that it takes: Xen's
  * `EVENT_CHECK_VECTOR`, whose handler acknowledges and does nothing else. The CPU returns from it to where the plan sends it.
  */
+import type { Failure } from '../detect/failure.js';
 import type { Machine } from '../machine/machine.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { Xen } from '../xen/xen.js';
@@ -12,20 +14,34 @@ const INTERRUPT_FLAG = 1 << 9;
 const MESSAGE_ADDRESS = 0xfee00000;
 const IDENTITY_SHIFT = 12;
 
+const HLT = 0xf4;
+
+/** CPUs that may be asleep: those behind an HLT, and in a failure of standing still all, since one may have been sent elsewhere. */
+export function maybeAsleep(xen: Xen, { kind }: Failure): ReadonlySet<number> {
+  const isBehindHlt = (cpu: number): boolean => {
+    const before = xen.view.registers(cpu).rip - 1n;
+    return xen.memory.isMapped(before) && xen.memory.u8(before) === HLT;
+  };
+  const stands = kind === 'hang' || kind === 'halt';
+  return new Set(Array.from({ length: xen.cpuCount }, (_, cpu) => cpu).filter((cpu) => stands || isBehindHlt(cpu)));
+}
+
 /**
+ * @param candidates as `maybeAsleep` gave them before the plan was carried out: it may change text
  * @param placed register edits of a plan that was carried out, by CPU
  * @returns the same, with interrupts on for those that had to be woken
  */
 export async function wakeHalted(
   machine: Machine,
   xen: Xen,
+  candidates: ReadonlySet<number>,
   placed: ReadonlyMap<number, Partial<CpuRegisters>>,
 ): Promise<ReadonlyMap<number, Partial<CpuRegisters>>> {
   const woken = new Map(placed);
   const vector = Number(xen.profile.constant('EVENT_CHECK_VECTOR'));
   await Promise.all(
     [...placed].map(async ([cpu, set]) => {
-      if (set.rip === undefined || !(await machine.hiddenRegisters(cpu)).halted) return;
+      if (set.rip === undefined || !candidates.has(cpu) || !(await machine.hiddenRegisters(cpu)).halted) return;
       woken.set(cpu, { ...set, rflags: (set.rflags ?? xen.view.registers(cpu).rflags) | INTERRUPT_FLAG });
       const message = Uint8Array.of(vector, 0, 0, 0);
       await machine.writePhysicalStub(MESSAGE_ADDRESS + (xen.view.lapic(cpu).id << IDENTITY_SHIFT), message);

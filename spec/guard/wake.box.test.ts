@@ -1,0 +1,52 @@
+/** CPUs of a real box that sleep in their idle loop are woken when a plan sends them elsewhere. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { recover } from '../../src/guard/recover.js';
+import type { Target } from '../../src/guard/target.js';
+import { microreset } from '../../src/recover/microreset/index.js';
+import type { Box } from '../../src/testbed/box.js';
+import type { View } from '../../src/x86/view.js';
+import { readSituation } from '../../src/xen/cpus.js';
+import { listDomains } from '../../src/xen/domains.js';
+import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+
+const TRIES = 1000;
+
+let box: Box;
+let target: Target;
+useFreshBox((...given) => {
+  [box, target] = given;
+});
+
+/** Runs the frozen box until no CPU is in Xen: then a plan has those that are asleep choose anew what they run. */
+async function findMoment(): Promise<{ view: View; asleep: readonly number[] }> {
+  for (let n = 0; n < TRIES; n++) {
+    const view = await box.machine.capture();
+    const xen = target.at(view);
+    const { cpus } = readSituation(xen, target.facts, listDomains(xen));
+    const asleep = cpus.filter(({ where }) => where === 'halted').map(({ cpu }) => cpu);
+    if (asleep.length > 0 && cpus.every(({ where }) => where !== 'xen')) return { view, asleep };
+    await box.machine.resume();
+    await sleep(3 + (n % 7));
+    await box.machine.freeze();
+  }
+  throw new Error('no such moment was found');
+}
+
+describe('a CPU that sleeps', () => {
+  it('is woken, whatever the failure was, when it is sent elsewhere', async () => {
+    const before = sampleOf(box);
+    const { view, asleep } = await findMoment();
+    const failure = { kind: 'bug', cpu: 0, summary: 'none', detectedAtMs: performance.now() } as const;
+    const { plan, result } = await recover(target, view, failure, { mechanism: microreset });
+    expect(result).toBe('resumed');
+    const places = plan.edits.flatMap((edit) => (edit.kind === 'registers' ? [edit] : []));
+    expect(places.map(({ cpu }) => cpu)).toEqual(expect.arrayContaining([...asleep]));
+    await sleep(500);
+    await box.machine.freeze();
+    const now = await box.machine.capture();
+    for (const { cpu, set } of places) expect(now.registers(cpu).rip).not.toBe(set.rip);
+    await box.machine.resume();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+});
