@@ -136,6 +136,22 @@ describe('NeglectWatch, of idle CPUs', () => {
   });
 });
 
+describe('NeglectWatch, of interrupts', () => {
+  const holds: At<IdleSample> = (ms) => ({ ...works(ms), inHands: '104 of IRQ 10, 77' });
+
+  it('suspects one that stays in a guest’s hands while its CPU takes others', () => {
+    const first = { kind: 'interrupt-left-in-service', cpu: 1, inHands: '104 of IRQ 10, 77', stalledMs: 200 };
+    expect(watch([works, holds], [], 1000)).toEqual({ ms: 200, first });
+  });
+
+  it('lets be those that change, and a CPU that had no chance to take one back', () => {
+    expect(watch([(ms) => ({ ...holds(ms), inHands: `${ms >> 7}` })], [], 10_000)).toBeUndefined();
+    expect(watch([(ms) => ({ ...holds(ms), inHands: ms % 200 === 0 ? undefined : '' })], [], 10_000)).toBeUndefined();
+    expect(watch([(ms) => ({ ...holds(ms), interrupts: 7 })], [], 10_000)).toBeUndefined();
+    expect(watch([(ms) => ({ ...holds(ms), progress: '' })], [], 10_000)).toBeUndefined();
+  });
+});
+
 describe('in memory', () => {
   let fake: FakeXen;
   beforeEach(() => {
@@ -165,6 +181,26 @@ describe('in memory', () => {
   it('sees memory that waits to be scrubbed, of any node', () => {
     fake.put(fake.symbol('node_need_scrub') + 8n, 8, 1);
     expect(new NeglectSampler(fake.xen()).cpus(times).every(({ hasIdleWork }) => hasIdleWork)).toBe(true);
+  });
+
+  it('tells the interrupt that guests have had longest, by how many its line had', () => {
+    const lines = fake.alloc(fake.profile.struct('irq_desc').size);
+    fake.put(fake.symbol('irq_desc'), 8, lines);
+    fake.put(fake.symbol('nr_irqs'), 4, 1);
+    fake.put(fake.perCpu('pending_eoi', 1), 4, 0x6800_0000);
+    fake.put(fake.perCpu('pending_eoi', 1) + 4n * 207n, 4, 0x0100_0000);
+    const seen = () => new NeglectSampler(fake.xen()).cpus(times).map(({ inHands }) => inHands);
+    expect(seen()).toEqual([undefined, undefined]);
+    fake.set('irq_desc', lines, 'rl_cnt', 5);
+    expect(seen()).toEqual([undefined, '104 of IRQ 0, 5']);
+    const neglect = { kind: 'interrupt-left-in-service', cpu: 1, inHands: '104 of IRQ 0, 5', stalledMs: 200 } as const;
+    const isSo = (): boolean => {
+      const xen = fake.xen();
+      return isNeglected(xen, neglect, readSituation(xen, readEntryFacts(xen), listDomains(xen)).cpus[1]!);
+    };
+    expect(isSo()).toBe(true);
+    fake.set('irq_desc', lines, 'rl_cnt', 6);
+    expect(isSo()).toBe(false);
   });
 
   it('leaves out vCPUs with a cap on their time', () => {

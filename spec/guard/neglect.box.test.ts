@@ -3,9 +3,13 @@ import { describe, expect, it } from 'vitest';
 import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
+import { ACK_TYPE, guestLines, lineOf, pendingEois, pirqsOf } from '../../src/xen/interrupts.js';
+import type { XenObject } from '../../src/xen/object.js';
+import type { Xen } from '../../src/xen/xen.js';
 import { lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
+const TRIES = 500;
 
 let box: Box;
 let target: Target;
@@ -18,6 +22,34 @@ useGuardedBox((...given) => {
 function change(name: string, code: readonly number[]): Promise<void> {
   const { memory } = target.xen;
   return box.machine.writePhysicalStub(memory.physicalAddress(target.xen.symbol(name)), Uint8Array.from(code));
+}
+
+/** Interrupts that guests have in their hands, with the counts of their lines. */
+const allNotes = (xen: Xen) =>
+  Array.from({ length: xen.cpuCount }, (_, cpu) => pendingEois(xen, cpu))
+    .flat()
+    .map(({ irq }) => ({ irq, counted: lineOf(xen, irq)!.num('rl_cnt') }));
+
+/** Has a guest be given an interrupt, and Xen forget that it is to acknowledge it: the guest's request finds nothing to do. */
+async function loseAcknowledgement() {
+  const { machine } = box;
+  const line = [...guestLines(target.xen)].find(({ action }) => action.num('ack_type') === ACK_TYPE.eoi)!;
+  const vector = line.line.num('arch.vector');
+  const { id } = target.xen.view.lapic(0);
+  for (let n = 0; n < TRIES; n++) {
+    await machine.writePhysicalStub(0xfee0_0000 + (id << 12), Uint8Array.of(vector, 0, 0, 0));
+    await machine.resume();
+    await machine.freeze();
+    const xen = target.at(await machine.capture());
+    const [note] = allNotes(xen);
+    if (note === undefined) continue;
+    const clear = (object: XenObject, field: string): void =>
+      machine.ram.write(xen.memory.physicalAddress(object.at(field)), Uint8Array.of(0));
+    clear(line.action, 'in_flight');
+    for (const pirq of pirqsOf(xen, line)) clear(pirq, 'masked');
+    return note;
+  }
+  throw new Error('no interrupt was in a guest’s hands');
 }
 
 describe('the VMs of a hypervisor', () => {
@@ -39,6 +71,20 @@ describe('the VMs of a hypervisor', () => {
     const recovery = await guard.nextRecovery(DETECTION_MS);
     expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
     expect(await guard.nextRecovery(1000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('live when an interrupt stayed in a guest’s hands', async () => {
+    const before = sampleOf(box);
+    const line = await loseAcknowledgement();
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    const failure = { kind: 'hang', summary: expect.stringContaining('stayed in service') as string };
+    expect(recovery).toMatchObject({ result: 'resumed', failure });
+    expect(await guard.nextRecovery(1000)).toBeUndefined();
+    await box.machine.freeze();
+    const xen = target.at(await box.machine.capture());
+    expect(allNotes(xen).filter(({ irq, counted }) => irq === line.irq && counted === line.counted)).toEqual([]);
+    await guard.nextRecovery(100);
     expect(await lostVms(box, before)).toEqual([]);
   });
 

@@ -56,6 +56,22 @@ describe('FrameWords', () => {
     expect(new FrameWords(xen).where(L2, 'allocated')).toEqual([1290, 1536]);
   });
 
+  it('takes what lies behind a hole in RAM for the beginning of a piece, since none spans it', () => {
+    const SUPERPAGE = 2 ** 21 / 32;
+    fake.put(fake.symbol('max_page'), 8, SUPERPAGE + 1024);
+    const xen = fake.xen();
+    const { glanceAt, maps } = xen.memory;
+    const shifted = (address: bigint): bigint => address - BigInt(2 ** 21);
+    const inHole = (address: bigint): boolean => shifted(address) < pageInfo(xen, 0).address;
+    xen.memory.glanceAt = (at) => (inHole(at) ? undefined : glanceAt.call(xen.memory, shifted(at)));
+    xen.memory.maps = (at) => !inHole(at) && maps.call(xen.memory, at);
+    free(0, 9);
+    set(300, 'count_info', 0);
+    set(512, 'u.inuse.type_info', constant('PGT_l2_page_table'));
+    expect(new FrameWords(xen).where(L2, 'allocated')).toEqual([SUPERPAGE + 512]);
+    expect(new FrameWords(xen).where(L2, 'all')).toEqual([SUPERPAGE + 300, SUPERPAGE + 512]);
+  });
+
   it('does not believe an order that cannot be, and sees every frame', () => {
     free(1024, 3);
     set(1024, 'v.free.order', 40);

@@ -1,8 +1,9 @@
 /**
  * Work that nobody does although every CPU gets on: what the hang watchdog takes for life. A vCPU that could run and does not,
  * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit); softirqs that wait
- * while their CPU executes (others, handled before them, raise themselves for ever); and an idle CPU that executes all the
- * time. All were seen with code faults: the box was dead, its timers and interrupts went on.
+ * while their CPU executes (others, handled before them, raise themselves for ever); an idle CPU that executes all the
+ * time; and an interrupt that stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box,
+ * or its network, was dead, and its timers and interrupts went on.
  *
  * Xen makes a vCPU runnable and tells its CPU in one piece with interrupts off (Xen 4.17, common/sched/core.c: vcpu_wake). So where
  * that CPU's thread sleeps, and each other one sleeps or has taken an interrupt since, nobody is in between any more, however
@@ -11,6 +12,7 @@
 import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { allVcpus, listDomains } from '../xen/domains.js';
+import { lineOf, pendingEoiCount, pendingEois } from '../xen/interrupts.js';
 import { capOf, RUNSTATE, schedulerKind } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
@@ -27,6 +29,8 @@ export interface IdleSample extends Pick<CpuSample, 'progress' | 'ranMs' | 'wait
   readonly softirqs: number;
   /** Interrupts taken so far; wraps. */
   readonly interrupts: number;
+  /** The interrupt that has been in a guest's hands longest, if any; another one of the same line reads differently. */
+  readonly inHands?: string | undefined;
 }
 
 export interface VcpuSample {
@@ -38,12 +42,14 @@ export interface VcpuSample {
 }
 
 export interface Neglect {
-  readonly kind: 'vcpu-left-waiting' | 'softirq-left-waiting' | 'idle-cpu-busy';
+  readonly kind: 'vcpu-left-waiting' | 'softirq-left-waiting' | 'idle-cpu-busy' | 'interrupt-left-in-service';
   readonly cpu: number;
   /** The vCPU that waits, as it was sampled. */
   readonly vcpu?: VcpuSample;
   /** The softirqs that wait. */
   readonly softirqs?: number;
+  /** The interrupt that nobody is done with. */
+  readonly inHands?: string;
   readonly stalledMs: number;
 }
 
@@ -55,6 +61,12 @@ const BUSY = { ranMs: 150, wanted: 0.8 } as const;
 /** A CPU that has executed so long without progress is left to the hang watch, in milliseconds of its own time. */
 const STANDS_MS = DEFAULT_LIMITS.ranMs / 2;
 
+/**
+ * Xen takes an interrupt out of a guest's hands by a timer after 1 ms (Xen 4.17, arch/x86/irq.c: `irq_guest_eoi_timer_fn`). A CPU
+ * that has taken so many other interrupts since has had its chance to.
+ */
+const CHANCES = 8;
+
 interface Start {
   readonly sinceMs: number;
   readonly cpus: readonly IdleSample[];
@@ -65,6 +77,7 @@ export class NeglectWatch {
   readonly #waiting = new Map<bigint, Start & { readonly sample: VcpuSample }>();
   readonly #softirqs = new Map<number, Start & { readonly left: number }>();
   readonly #busy = new Map<number, Start>();
+  readonly #inHands = new Map<number, Start>();
   /** Of each CPU the first sample with the progress that it has. */
   readonly #moved = new Map<number, IdleSample>();
 
@@ -84,6 +97,7 @@ export class NeglectWatch {
       ...this.#leftWaiting(cpus, vcpus, nowMs, isAsleep),
       ...this.#softirqsLeft(cpus, nowMs),
       ...this.#idleAndBusy(cpus, nowMs),
+      ...this.#leftInService(cpus, nowMs),
     ];
   }
 
@@ -92,6 +106,7 @@ export class NeglectWatch {
     this.#waiting.clear();
     this.#softirqs.clear();
     this.#busy.clear();
+    this.#inHands.clear();
     this.#moved.clear();
   }
 
@@ -157,6 +172,20 @@ export class NeglectWatch {
         yield { kind: 'idle-cpu-busy', cpu, stalledMs: passed };
     }
   }
+
+  *#leftInService(cpus: readonly IdleSample[], nowMs: number): Generator<Neglect> {
+    for (const [cpu, now] of cpus.entries()) {
+      const start = this.#inHands.get(cpu);
+      const then = start?.cpus[cpu];
+      if (now.inHands === undefined) this.#inHands.delete(cpu);
+      else if (start === undefined || then?.inHands !== now.inHands) this.#inHands.set(cpu, { sinceMs: nowMs, cpus });
+      else {
+        const stalledMs = nowMs - start.sinceMs;
+        if (stalledMs >= PASSED_MS && (now.interrupts - then.interrupts) >>> 0 >= CHANCES && this.#getsOn(cpu, now))
+          yield { kind: 'interrupt-left-in-service', cpu, inHands: now.inHands, stalledMs };
+      }
+    }
+  }
 }
 
 interface CpuWords {
@@ -166,6 +195,7 @@ interface CpuWords {
   readonly tasklets: bigint;
   readonly softirqs: bigint;
   readonly interrupts: bigint;
+  readonly notes: bigint;
 }
 
 /** Counts of pages to scrub, one for each memory node (Xen 4.17: MAX_NUMNODES). */
@@ -199,6 +229,7 @@ export class NeglectSampler {
         softirqs: xen.irqStat(cpu).at('__softirq_pending'),
         tasklets: xen.perCpu('tasklet_work_to_do', cpu),
         interrupts: xen.perCpu('irq_count', cpu),
+        notes: pendingEoiCount(xen, cpu),
       };
     });
   }
@@ -213,6 +244,7 @@ export class NeglectSampler {
       hasIdleWork: scrubs || memory.u64(words.tasklets) !== 0n,
       softirqs: memory.u32(words.softirqs),
       interrupts: memory.u32(words.interrupts),
+      inHands: memory.u8(words.notes) === 0 ? undefined : ifReadable(() => inHands(this.#xen, cpu)),
       progress: samples[cpu]!.progress,
       ranMs: samples[cpu]!.ranMs,
       waitedMs: samples[cpu]!.waitedMs,
@@ -249,6 +281,7 @@ export function isNeglected(
 ): boolean {
   if (neglect.softirqs !== undefined)
     return where === 'xen' && (xen.irqStat(neglect.cpu).num('__softirq_pending') & neglect.softirqs) !== 0;
+  if (neglect.inHands !== undefined) return inHands(xen, neglect.cpu) === neglect.inHands;
   if (current.domain.kind !== 'idle') return false;
   if (neglect.vcpu === undefined) return where === 'xen';
   if (where !== 'halted') return false;
@@ -257,6 +290,14 @@ export function isNeglected(
   const vcpu = xen.object('vcpu', address);
   const isRunnable = vcpu.num('runstate.state') === RUNSTATE.runnable && vcpu.num('processor') === cpu;
   return isRunnable && vcpu.u64('runstate.state_entry_time') === since;
+}
+
+/** The oldest of a CPU's interrupts that guests have in their hands, with the count of its line's. */
+function inHands(xen: Xen, cpu: number): string | undefined {
+  const [note] = pendingEois(xen, cpu);
+  const counted = note && lineOf(xen, note.irq)?.num('rl_cnt');
+  // Where Xen does not limit the rate of interrupts it does not count them, and one is like another.
+  return counted === undefined || counted === 0 ? undefined : `${note!.vector} of IRQ ${note!.irq}, ${counted}`;
 }
 
 /** vCPUs that run whenever they can and a CPU is free: those of schedulers we know, without a cap on their time. */

@@ -15,6 +15,7 @@ const WORDS: Readonly<Record<Neglect['kind'], (cpu: number) => string>> = {
   'vcpu-left-waiting': (cpu) => `CPU ${cpu} slept, and a vCPU that could run waited for it`,
   'softirq-left-waiting': (cpu) => `CPU ${cpu} executed, and a softirq waited`,
   'idle-cpu-busy': (cpu) => `CPU ${cpu} executed, and had nothing to do`,
+  'interrupt-left-in-service': (cpu) => `an interrupt that CPU ${cpu} gave to a guest stayed in service`,
 };
 
 /** What a CPU is suspected of, and whether a look at the frozen machine, taken with others like it, bears it out. */

@@ -104,9 +104,10 @@ export class FrameWords {
       const words = this.#wordsOf(page);
       const end = Math.min((page + 1) * this.#perPage, this.count);
       if (words.length === 0) {
-        first = false;
-        // Where there is a hole in RAM the table has one too, of whole superpages; a capsule has some of its pages only.
+        // Where there is a hole in RAM the table has one too, of whole superpages, and no piece of free memory spans it; a
+        // capsule has some of the table's pages only.
         const hole = frame % this.#perSuperpage === 0 && !this.#xen.memory.maps(this.#addressOf(page));
+        first = hole;
         frame = hole ? frame + this.#perSuperpage : end;
         continue;
       }

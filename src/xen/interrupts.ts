@@ -21,6 +21,14 @@ export interface GuestLine {
   readonly action: XenObject;
 }
 
+/** `struct irq_desc` of a line; `undefined` where there is none. */
+export function lineOf(xen: Xen, irq: number): XenObject | undefined {
+  const table = xen.memory.u64(xen.symbol('irq_desc'));
+  if (!xen.memory.isMapped(table) || irq >= Math.min(xen.memory.u32(xen.symbol('nr_irqs')), LINES_LIMIT))
+    return undefined;
+  return xen.object('irq_desc', table + BigInt(irq * xen.sizeOf('irq_desc')));
+}
+
 /** The lines that guests handle. */
 export function* guestLines(xen: Xen): Generator<GuestLine> {
   const table = xen.memory.u64(xen.symbol('irq_desc'));
@@ -71,6 +79,9 @@ export function pendingEois(xen: Xen, cpu: number): readonly PendingEoi[] {
   });
 }
 
+/** Where a CPU counts them, in one byte. */
+export const pendingEoiCount = (xen: Xen, cpu: number): bigint => slotOf(xen, cpu, COUNT_SLOT).address + VECTOR_BYTE;
+
 /** What has to be written for a CPU to have these of its notes and no others. */
 export function pendingEoiWrites(
   xen: Xen,
@@ -78,10 +89,9 @@ export function pendingEoiWrites(
   kept: readonly PendingEoi[],
 ): { readonly address: bigint; readonly bytes: Uint8Array }[] {
   const size = xen.sizeOf('pending_eoi');
-  const count = slotOf(xen, cpu, COUNT_SLOT).address + VECTOR_BYTE;
   return [
     ...kept.map((note, n) => ({ address: slotOf(xen, cpu, n).address, bytes: xen.memory.bytes(note.address, size) })),
-    { address: count, bytes: Uint8Array.of(kept.length) },
+    { address: pendingEoiCount(xen, cpu), bytes: Uint8Array.of(kept.length) },
   ];
 }
 

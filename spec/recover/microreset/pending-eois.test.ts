@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { pendingEoisStep } from '../../../src/recover/microreset/pending-eois.js';
 import { pendingEois } from '../../../src/xen/interrupts.js';
+import { TIMER_STATUS } from '../../../src/xen/timers.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
 
@@ -106,6 +107,17 @@ describe('pending-eois', () => {
     expect(after.object('pirq', pirq).bool('masked')).toBe(true);
     fake.set('pirq', pirq, 'masked', 1);
     expect(planWith(fake, pendingEoisStep).writes).toEqual([]);
+  });
+
+  it('has a line that waits for a guest looked after, by its timer', () => {
+    fake.enterXen(0, 'do_IRQ');
+    fake.set('pirq', pirq, 'masked', 1);
+    fake.set('irq_guest_action_t', action, 'eoi_timer.status', TIMER_STATUS.inactive);
+    const timer = fake.fieldAt('irq_guest_action_t', action, 'eoi_timer');
+    const calls = () => planWith(fake, pendingEoisStep).calls;
+    expect(calls()).toMatchObject([{ cpu: 0, function: 'set_timer', arguments: [timer, 1n] }]);
+    fake.set('irq_guest_action_t', action, 'eoi_timer.status', TIMER_STATUS.inHeap);
+    expect(calls()).toEqual([]);
   });
 
   it('survives a count that leads out of the stack', () => {

@@ -17,8 +17,12 @@ import {
   pendingEoiWrites,
   pirqsOf,
 } from '../../xen/interrupts.js';
+import { TIMER_STATUS } from '../../xen/timers.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
+
+/** A time of Xen's at which a timer is due at once, in nanoseconds. */
+const LONG_AGO = 1n;
 
 export const pendingEoisStep: Step = {
   name: 'pending-eois',
@@ -78,7 +82,7 @@ function correctWaiting(
  * The count follows from the guests' marks. Where a CPU waits and no guest is marked, one was dropped while it acknowledged: it
  * is marked again, so that its repeated request, or the line's timer, does it as a whole.
  */
-function correctCount({ plan, xen }: StepContext, line: GuestLine, waiting: boolean): void {
+function correctCount({ plan, xen, abandoned }: StepContext, line: GuestLine, waiting: boolean): void {
   const pirqs = ifReadable(() => pirqsOf(xen, line).map((pirq) => ({ pirq, masked: pirq.bool('masked') })));
   if (pirqs === undefined || pirqs.length === 0) return;
   let marked = pirqs.filter(({ masked }) => masked).length;
@@ -89,4 +93,8 @@ function correctCount({ plan, xen }: StepContext, line: GuestLine, waiting: bool
   }
   if (plan.set(line.action, 'in_flight', marked, `IRQ ${line.irq} waits for as many guests as are marked`))
     plan.found(`IRQ ${line.irq} waits for ${marked} ${marked === 1 ? 'guest' : 'guests'}`);
+  const [caller] = abandoned;
+  if (marked === 0 || caller === undefined || line.action.num('eoi_timer.status') !== TIMER_STATUS.inactive) return;
+  const timer = line.action.at('eoi_timer');
+  plan.call(caller.cpu, 'set_timer', [timer, LONG_AGO], `IRQ ${line.irq} does not wait for its guest for ever`);
 }
