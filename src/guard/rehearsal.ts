@@ -151,24 +151,46 @@ class Damage {
     return this.#turn % 2 === 0 ? stack.guestFrame : stack.guestFrame - DEPTH + 0x40n;
   }
 
-  /** A page table that is locked, one that is half validated, one with a reference too many; as their descriptors' addresses. */
+  /**
+   * A page table that is locked, one that is half validated, one with a reference too many, and a page that has one which no mapping
+   * holds; as their descriptors' addresses.
+   */
   #pageTables(vcpus: readonly Vcpu[]): bigint[] {
     const xen = this.#xen;
     const constant = (name: string): bigint => BigInt(xen.profile.constant(name));
-    const tables = new PageTables(xen, new FrameWords(xen)).inUse(vcpus.map((vcpu) => vcpu.domain));
+    const words = new FrameWords(xen);
+    const pages = new PageTables(xen, words);
+    const tables = pages.inUse(vcpus.map((vcpu) => vcpu.domain));
     const pick = (level: 2 | 3, n: number): bigint | undefined => {
       const frame = [...tables[level]][(this.#turn + n) % Math.max(1, tables[level].size)];
       return frame === undefined ? undefined : pageInfo(xen, frame).address;
     };
-    const type = xen.profile.struct('page_info').field('u.inuse.type_info').offset;
-    const change = (address: bigint | undefined, to: (info: bigint) => bigint): void => {
-      if (address !== undefined) this.#write(address + BigInt(type), 8, to(xen.memory.u64(address, type)));
+    const layout = xen.profile.struct('page_info');
+    const type = layout.field('u.inuse.type_info').offset;
+    const count = layout.field('count_info').offset;
+    const change = (address: bigint | undefined, to: (info: bigint) => bigint, at = type): void => {
+      if (address !== undefined) this.#write(address + BigInt(at), 8, to(xen.memory.u64(address, at)));
     };
     const [locked, unvalidated, excess] = [pick(2, 0), pick(this.#turn % 2 === 0 ? 3 : 2, 1), pick(2, 2)];
     if (this.#turn % 2 === 0) change(locked, (info) => (info | constant('PGT_locked')) + 1n);
     if (this.#turn % 3 === 0) change(unvalidated, (info) => (info & constant('PGT_type_mask')) | 1n);
     if (this.#turn % 3 === 1) change(excess, (info) => info + 1n);
-    return [locked, unvalidated, excess].filter((address) => address !== undefined);
+    const mapped = this.#turn % 3 === 2 ? this.#mappedPage(pages, words, tables[2]) : undefined;
+    change(mapped, (info) => info + 1n);
+    change(mapped, (info) => info + 1n, count);
+    return [locked, unvalidated, excess, mapped].filter((address) => address !== undefined);
+  }
+
+  /** A page that a guest can write to, by the descriptor's address. */
+  #mappedPage(pages: PageTables, words: FrameWords, above: ReadonlySet<number>): bigint | undefined {
+    const writable = Number(BigInt(this.#xen.profile.constant('PGT_writable_page')) >> 61n);
+    const [table] = [...pages.lowest(above)].slice(this.#turn);
+    let found: number | undefined;
+    if (table !== undefined)
+      pages.eachChild(table, 1, 'referenced', (frame) => {
+        if (frame < words.count && words.typeOf(frame) >>> 29 === writable) found ??= frame;
+      });
+    return found === undefined ? undefined : pageInfo(this.#xen, found).address;
   }
 
   /** Locks held, a timer cut off in its handler, a heap in disorder, vCPUs that say they run. */
