@@ -14,9 +14,13 @@ const TRIES = 500;
 let box: Box;
 let target: Target;
 let guard: Guard;
-useGuardedBox((...given) => {
-  [box, target, guard] = given;
-});
+useGuardedBox(
+  (...given) => {
+    [box, target, guard] = given;
+  },
+  // What the damaged code does is to be seen, not the damage.
+  () => ({ text: 'ignore' }),
+);
 
 /** Puts other code over the beginning of a function of Xen's. */
 function change(name: string, code: readonly number[]): Promise<void> {

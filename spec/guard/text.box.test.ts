@@ -33,6 +33,20 @@ async function findMoment(): Promise<CpuState> {
 }
 
 describe('damaged code', () => {
+  it('is seen and repaired though nobody executes it', async () => {
+    const before = sampleOf(box);
+    const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
+    const right = await box.machine.readPhysicalStub(at, 1);
+    await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+    const failure = { kind: 'damaged-text', at: 'machine_restart' };
+    expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed', failure });
+    expect(await guard.nextRecovery(1000)).toBeUndefined();
+    await box.machine.freeze();
+    expect(await box.machine.readPhysicalStub(at, 1)).toEqual(right);
+    await guard.nextRecovery(100);
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
   it('is repaired while the first CPU runs an HVM guest, which does not map it', async () => {
     const before = sampleOf(box);
     const { cpu } = await findMoment();

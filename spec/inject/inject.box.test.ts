@@ -93,7 +93,7 @@ describe('faults', () => {
   ).map(([fault, seen]) => [faultSchema.parse(fault), seen]);
 
   it.each(cases)('$type is made, told, and seen by the guard where it must be', async (fault, seen) => {
-    const guard = await Guard.attach(target, {});
+    const guard = await Guard.attach(target, { text: 'ignore' });
     await guard.warm;
     const trigger = triggerSchema.parse({ type: 'timer', delayMs: [100, 300], instructions: [0, 2000] });
     const injection = await inject(target, planInjection(new Random(11), fault, trigger), { signal });

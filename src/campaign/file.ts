@@ -66,6 +66,14 @@ export const campaignFileSchema = z.strictObject({
   fault: faultSchema.optional().describe('what is broken'),
   trigger: triggerSchema.optional().describe('when it is broken'),
   mechanism: mechanismSchema.prefault({}),
+  guard: z
+    .strictObject({
+      text: z
+        .enum(['ignore', 'watch'])
+        .default('ignore')
+        .describe('whether damage to text is looked for, or only what the hypervisor does for it counts as a failure'),
+    })
+    .prefault({}),
   variants: z
     .array(
       z.strictObject({

@@ -57,6 +57,7 @@ export async function runOnce(
     mechanism: MECHANISMS[file.mechanism.name],
     without: withoutOf(file, order.variant),
     commitUnchecked: file.mechanism.commitUnchecked,
+    text: file.guard.text,
     note: `campaign ${file.name}, run ${runName(order)}`,
     ...(keeps ? { evidenceDir: draft } : {}),
   });

@@ -28,6 +28,8 @@ export interface TrialOptions {
   /** Steps of the mechanism that are left out. */
   readonly without?: ReadonlySet<string>;
   readonly commitUnchecked?: boolean;
+  /** Whether the guard compares text; see `GuardOptions`. */
+  readonly text?: 'watch' | 'ignore';
   /** Whether this process has made recoveries before, so that the guard need not rehearse. */
   readonly warm?: boolean;
   /** Folder in which a capsule of each failure, and what is known of a trial that did not go well, are kept. */
@@ -93,6 +95,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     ...(options.warm === true ? { rehearsals: WARM_REHEARSALS } : {}),
     ...(options.mechanism === undefined ? {} : { mechanism: options.mechanism }),
     ...(options.without === undefined ? {} : { without: options.without }),
+    ...(options.text === undefined ? {} : { text: options.text }),
     ...(options.commitUnchecked === undefined ? {} : { commitUnchecked: options.commitUnchecked }),
     ...(evidenceDir === undefined ? {} : { capsuleDir: evidenceDir, capsuleNote: () => options.note ?? '' }),
   });

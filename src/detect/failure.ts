@@ -13,6 +13,8 @@ export type FailureKind =
   | 'halt'
   /** Xen ends a domain for something that the domain is said to have done. */
   | 'domain-crash'
+  /** Xen's text or read-only data are not what they were, whether or not anybody has executed them since. */
+  | 'damaged-text'
   /** QEMU itself reports a shutdown, reset or internal error (a triple fault ends here). */
   | 'machine-stop'
   /** A CPU executes in Xen and makes no progress. */

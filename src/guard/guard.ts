@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import { isNinelivesError, NinelivesError } from '../common/errors.js';
+import { TextWatch } from '../detect/damaged-text.js';
 import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { miscounted } from '../detect/nesting.js';
@@ -20,6 +21,8 @@ import { lostItsStack, readSituation } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
+import { damagedAt } from '../xen/image.js';
+import type { Xen } from '../xen/xen.js';
 import { Urgency } from './priority.js';
 import { recover } from './recover.js';
 import { isWarm, rehearse, rehearseThoroughly } from './rehearsal.js';
@@ -54,6 +57,11 @@ export interface GuardOptions {
   readonly rehearsals?: number;
   /** Whether hangs are looked for; panics always are. */
   readonly hangs?: 'watch' | 'ignore';
+  /**
+   * Whether text is compared with what it was while the box runs. Default "watch". Campaigns that repeat published experiments
+   * ignore it, since there a failure is what the hypervisor does, not what was done to it.
+   */
+  readonly text?: 'watch' | 'ignore';
 }
 
 /** A failure with the view it was seen in, from which the recovery is planned. No view: the machine cannot go on. */
@@ -64,6 +72,8 @@ interface Sighting {
 
 /** How often the watchdog looks, in milliseconds of host time. */
 const LOOK_EVERY_MS = 25;
+/** How often what costs next to nothing is looked at, and hurts guests as long as it goes on. */
+const GLANCE_EVERY_MS = 5;
 /** A suspected CPU is looked at several times, this far apart, before it is declared hung. */
 const NEXT_LOOK_MS = 30;
 
@@ -71,12 +81,14 @@ export class Guard {
   readonly #target: Target;
   readonly #options: GuardOptions;
   readonly #suspicions: Suspicions;
+  readonly #text: TextWatch | undefined;
   readonly #chances = new SecondChances();
   /** When the last failures were seen, oldest first. */
   readonly #recent: number[] = [];
   #rehearsals: Promise<void> = Promise.resolve();
   #recovering: boolean = false;
   #failures = 0;
+  #lookedAtMs = 0;
   #stopped: boolean = false;
   /** dom0 had Xen halt the machine: no CPU gets anything done any more, and none hangs. */
   #halted: boolean = false;
@@ -85,6 +97,8 @@ export class Guard {
     this.#target = target;
     this.#options = options;
     this.#suspicions = new Suspicions(target);
+    const { image } = target.facts;
+    this.#text = options.text === 'ignore' || image === undefined ? undefined : new TextWatch(target.xen, image);
   }
 
   /** Sets the breakpoints on a frozen box and warms the recovery up. The box stands still afterwards. */
@@ -127,7 +141,7 @@ export class Guard {
       while (!this.#stopped) {
         const left = deadline - performance.now();
         if (left <= 0) return undefined;
-        const seen = await this.#look(Math.min(LOOK_EVERY_MS, left));
+        const seen = await this.#look(Math.min(GLANCE_EVERY_MS, left));
         if (seen !== undefined) return await this.#onFailure(seen);
       }
       return undefined;
@@ -189,7 +203,7 @@ export class Guard {
     this.#stopped = true;
   }
 
-  /** One look: a stop of the machine within `ms`, or a CPU that hangs. */
+  /** One look: a stop of the machine within `ms`, damage, or a CPU that hangs. */
   async #look(ms: number): Promise<Sighting | undefined> {
     const stop = await this.#stopWithin(ms);
     if (stop !== undefined) {
@@ -201,7 +215,9 @@ export class Guard {
     }
     if (this.#halted) return undefined;
     if (miscounted(this.#target.xen) !== undefined) return this.#onMiscount();
-    if (this.#options.hangs === 'ignore') return undefined;
+    if (this.#text?.look() !== undefined) return this.#onDamagedText();
+    if (this.#options.hangs === 'ignore' || performance.now() - this.#lookedAtMs < LOOK_EVERY_MS) return undefined;
+    this.#lookedAtMs = performance.now();
     const suspect = this.#suspicions.look();
     return suspect === undefined ? undefined : this.#examine(suspect);
   }
@@ -233,18 +249,34 @@ export class Guard {
     return undefined;
   }
 
-  async #onMiscount(): Promise<Sighting | undefined> {
+  #onMiscount(): Promise<Sighting | undefined> {
+    return this.#confirm((xen) => {
+      const wrong = miscounted(xen);
+      if (wrong === undefined) return undefined;
+      const { cpu, count } = wrong;
+      return { kind: 'bug', cpu, summary: `CPU ${cpu} has counted ${count} interrupts that it is in` };
+    });
+  }
+
+  #onDamagedText(): Promise<Sighting | undefined> {
+    return this.#confirm((xen) => {
+      const address = damagedAt(xen, this.#target.facts.image!);
+      if (address === undefined) return undefined;
+      const at = xen.profile.describe(address);
+      return { kind: 'damaged-text', at, summary: `Xen's code or constants are not what they were, at ${at}` };
+    });
+  }
+
+  /** Freezes the machine and looks whether what was seen of the running one is so. */
+  async #confirm(look: (xen: Xen) => Omit<Failure, 'detectedAtMs'> | undefined): Promise<Sighting | undefined> {
     const { machine } = this.#target;
     const stop = await machine.freeze();
     if (stop.kind !== 'paused') return this.#onStop(stop);
     const view = await machine.capture();
-    const wrong = miscounted(this.#target.at(view));
-    if (wrong === undefined) {
-      await machine.resume();
-      return undefined;
-    }
-    const summary = `CPU ${wrong.cpu} has counted ${wrong.count} interrupts that it is in`;
-    return { failure: { kind: 'bug', cpu: wrong.cpu, summary, detectedAtMs: stop.atMs }, view };
+    const failure = look(this.#target.at(view));
+    if (failure !== undefined) return { failure: { ...failure, detectedAtMs: stop.atMs }, view };
+    await machine.resume();
+    return undefined;
   }
 
   /**

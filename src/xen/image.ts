@@ -44,3 +44,9 @@ export function* damageOf(xen: Xen, image: PristineImage): Generator<Damage> {
     }
   }
 }
+
+/** The first byte that differs from the copy; `undefined` when none does. */
+export function damagedAt(xen: Xen, image: PristineImage): bigint | undefined {
+  const { value } = damageOf(xen, image).next();
+  return value?.address;
+}
