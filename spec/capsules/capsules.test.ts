@@ -172,6 +172,17 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A return jumped too far and slid into `kexec_reloc`, which loaded a page table of nothing: a triple fault. */
+  'page-table-lost.capsule': {
+    findings: [
+      'lost-stacks: CPU 0: its stack pointer was 0xffff830238458288',
+      'lost-stacks: CPU 0: its page table, at 0x0, did not map Xen',
+      'heap-locks: IRQ 10 lock was held',
+      'in-service-vectors: CPU 0: vectors 104 in service',
+    ],
+    untouched: ['complete-frames'],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 left', 'd2v0 left', ...IDLE],
+  },
   /** A code fault added to a CPU's pointer to its run queue: it named none, and each recovery without a repair of it failed again. */
   'run-queue-pointer.capsule': {
     findings: ['scheduling: CPU 1 has run queue 0, and named none', 'heap-locks: run queue lock was held'],

@@ -1,4 +1,7 @@
-/** A CPU that was reset, or is in the state of one, on a real box: it gets its tables and its mode again, and all VMs live. */
+/**
+ * A CPU that was reset, or is in the state of one, on a real box: it gets its tables and its mode again, and all VMs live. The same
+ * for one that lost only its page table.
+ */
 import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import { restartLost } from '../../src/guard/restart.js';
@@ -64,4 +67,30 @@ describe('a CPU that lost its mode', () => {
     while ((await guard.nextRecovery(1000)) !== undefined);
     expect(await lostVms(box, before)).toEqual([]);
   });
+});
+
+describe('a CPU that lost its page table', () => {
+  /** What the CPU had as it shut down is what it is seen with. */
+  async function recovered(lose: (cpu: number) => Promise<void>): Promise<void> {
+    const guard = await Guard.attach(target);
+    await guard.warm;
+    const before = sampleOf(box);
+    const [cpu] = await freezeInXen(box, target);
+    await lose(cpu!);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'machine-stop', cpu } });
+    expect(recovery!.failure.summary).toMatch(/^triple fault in Xen/);
+    while ((await guard.nextRecovery(1000)) !== undefined);
+    expect(await lostVms(box, before)).toEqual([]);
+  }
+
+  it('and nothing else is recovered, and all VMs live', () =>
+    recovered((cpu) => box.machine.writeRegisters(cpu, { cr3: 0n })));
+
+  it('and its stack, as in kexec_reloc, is recovered, and all VMs live', () =>
+    recovered(async (cpu) => {
+      const top = target.xen.memory.u64(target.xen.symbol('stack_base') + BigInt(8 * cpu)) + 0x8000n;
+      const rip = target.xen.symbol('kexec_reloc');
+      await box.machine.writeRegisters(cpu, { rip, rdi: top + 0xd0n, rsi: 0n });
+    }));
 });

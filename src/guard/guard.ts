@@ -17,7 +17,7 @@ import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
-import { lostItsStack, readSituation } from '../xen/cpus.js';
+import { type CpuState, lostItsPageTable, lostItsStack, readSituation } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
@@ -280,8 +280,8 @@ export class Guard {
   }
 
   /**
-   * A CPU that lost its stack and had no other one to take the fault on, or whose tables for that are damaged. A reset that was
-   * asked for has no such CPU.
+   * A CPU that lost its stack and had no other one to take the fault on, or its page table, or whose tables for that are damaged. A
+   * reset that was asked for has no such CPU.
    */
   async #onTripleFault(stop: Stop): Promise<Sighting | undefined> {
     const { machine } = this.#target;
@@ -290,7 +290,8 @@ export class Guard {
     const lost = ifReadable(() => {
       const { cpus } = readSituation(xen, this.#target.facts, listDomains(xen));
       const damaged = new Set(tableDefects(xen, cpus).map(({ cpu }) => cpu));
-      return cpus.find((state) => lostItsStack(xen, state)) ?? cpus.find(({ cpu }) => damaged.has(cpu));
+      const isLost = (state: CpuState): boolean => lostItsStack(xen, state) || lostItsPageTable(xen, state);
+      return cpus.find(isLost) ?? cpus.find(({ cpu }) => damaged.has(cpu));
     });
     if (lost === undefined) return undefined;
     // Where QEMU refuses, the machine is what it was: one that cannot go on.

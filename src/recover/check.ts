@@ -3,9 +3,8 @@
  * and a plan with problems is not committed.
  */
 
-import { PAGE_SIZE, physical } from '../x86/address.js';
-import { translate } from '../x86/paging.js';
 import { lostItsMode } from '../x86/registers.js';
+import { mapsXen } from '../xen/cpus.js';
 import { allVcpus } from '../xen/domains.js';
 import { closedList } from '../xen/list.js';
 import { isHeld, lockName } from '../xen/locks.js';
@@ -95,16 +94,10 @@ function auditSwitches({ plan, xen, situation }: StepContext): void {
   }
 }
 
-const FRAME_MASK = 0x000f_ffff_ffff_f000n;
-
 /** A CPU whose page tables do not map Xen where it goes on would fault without end. */
 function auditPageTables({ plan, xen, abandoned }: StepContext): void {
   for (const { cpu } of abandoned) {
-    const { cr3, rip } = xen.view.registers(cpu);
-    const root = physical(Number(cr3 & FRAME_MASK));
-    // A capsule from before this was checked does not have that page.
-    if (xen.view.page(root / PAGE_SIZE) === undefined && root < xen.view.physicalSize) continue;
-    if (translate(xen.view, root, rip)?.physical !== translate(xen.view, xen.memory.root, rip)?.physical)
+    if (!mapsXen(xen, xen.view.registers(cpu).cr3))
       plan.problem(`CPU ${cpu} would run on page tables that do not map Xen`);
   }
 }

@@ -1,5 +1,6 @@
 /** What each CPU was doing when the machine froze. */
-import { PAGE_SIZE } from '../x86/address.js';
+import { PAGE_SIZE, physical } from '../x86/address.js';
+import { translate } from '../x86/paging.js';
 import { type CpuRegisters, lostItsMode, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
@@ -135,6 +136,24 @@ export function lostItsStack(xen: Xen, { where, cpu, registers, stack }: CpuStat
   const primary = (stack.end - stack.base - BigInt(xen.profile.constant('PRIMARY_STACK_SIZE'))) / BigInt(PAGE_SIZE);
   return slot === 0n || slot === primary - 1n;
 }
+
+/**
+ * In Xen and on a page table without Xen: the CPU cannot fetch its next instruction, nor find its interrupt table for the fault that
+ * this is. Code that loads CR3 was met by accident, such as `kexec_reloc` behind the padding that follows Xen's entry code.
+ */
+export const lostItsPageTable = (xen: Xen, { where, registers }: CpuState): boolean =>
+  where === 'xen' && !mapsXen(xen, registers.cr3);
+
+/** Whether this page table, a value of CR3, has Xen where Xen's own has it. */
+export function mapsXen(xen: Xen, cr3: bigint): boolean {
+  const root = physical(Number(cr3 & FRAME_MASK));
+  // A capsule from before this was looked at does not have that page.
+  if (xen.view.page(root / PAGE_SIZE) === undefined && root < xen.view.physicalSize) return true;
+  const exit = xen.symbol('restore_all_xen');
+  return translate(xen.view, root, exit)?.physical === translate(xen.view, xen.memory.root, exit)?.physical;
+}
+
+const FRAME_MASK = 0x000f_ffff_ffff_f000n;
 
 /**
  * Whether a CPU with an HVM guest's state runs on Xen's own page table for that guest: then it is not in the guest, wherever its

@@ -22,6 +22,14 @@ describe('lost-stacks', () => {
     expect(after.object('cpu_user_regs', first).u64('rip')).toBe(fake.symbol('__x86_return_thunk') - 1n);
   });
 
+  it('has one that fetched through a page table without Xen do so as well, whatever its stack pointer', () => {
+    fake.enterXen(1, 'vcpu_wake');
+    Object.assign(fake.registers(1), { cr3: 0n });
+    const { plan } = planWith(fake, lostStacks);
+    expect(plan.steps[0]!.findings).toEqual(['CPU 1: its page table, at 0x0, did not map Xen']);
+    expect(plan.edits).toMatchObject([{ kind: 'call', cpu: 1, function: '__x86_return_thunk' }]);
+  });
+
   it('leaves alone who stands on its stack, and a guest whatever its stack pointer', () => {
     fake.enterXen(0, 'vcpu_wake');
     expect(planWith(fake, lostStacks).plan.edits).toEqual([]);

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import type { Step } from '../../../src/recover/step.js';
+import { PAGE_SIZE } from '../../../src/x86/address.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { type Outcome, planWith } from '../planning.js';
 
@@ -46,6 +47,20 @@ function walk({ plan, after }: Outcome, cpu: number): Visit[] {
   return visits;
 }
 
+/** A page table that maps what Xen's own does, as those of vCPUs do. */
+function anotherPageTable(): bigint {
+  const { memory } = fake.xen();
+  const table = fake.alloc(PAGE_SIZE, PAGE_SIZE);
+  fake.putBytes(table, [...memory.bytes(fake.symbol('idle_pg_table'), PAGE_SIZE)]);
+  return BigInt(memory.physicalAddress(table));
+}
+
+/** What the plan has a CPU run on. */
+function pageTableSet(cpu: number): bigint | undefined {
+  const { edits } = planWith(fake, placeCpus).plan;
+  return edits.filter((edit) => edit.kind === 'registers').find((edit) => edit.cpu === cpu)!.set.cr3;
+}
+
 describe('place-cpus', () => {
   it('sends a PV vCPU to the end of a context switch to it, with only the guest’s frame on its stack', () => {
     fake.enterXen(0, 'do_sched_op');
@@ -58,9 +73,20 @@ describe('place-cpus', () => {
     fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0x5fdb_4000n);
     fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.hvm.address);
     fake.enterXen(0, '__context_switch');
-    Object.assign(fake.registers(0), { cr3: 0x763d_8000n });
-    const placed = planWith(fake, placeCpus).plan.edits.find((edit) => edit.kind === 'registers' && edit.cpu === 0);
-    expect(placed).toMatchObject({ set: { cr3: 0x763d_8000n } });
+    const other = anotherPageTable();
+    Object.assign(fake.registers(0), { cr3: other });
+    expect(pageTableSet(0)).toBe(other);
+  });
+
+  it('gives a CPU on a page table without Xen the one of what is loaded, and Xen’s own where that has none', () => {
+    const own = anotherPageTable();
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', own);
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.hvm.address);
+    fake.enterXen(0, '__context_switch');
+    Object.assign(fake.registers(0), { cr3: 0n });
+    expect(pageTableSet(0)).toBe(own);
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0n);
+    expect(pageTableSet(0)).toBe(BigInt(fake.xen().memory.physicalAddress(fake.symbol('idle_pg_table'))));
   });
 
   it('takes a CPU back to Xen’s privilege level that had left it', () => {

@@ -8,8 +8,10 @@
  * double fault until it has delivered something else: until then the next page fault of its guest would be another triple
  * fault. A breakpoint instruction is delivered whatever came before, and Xen's handler for one in its own code notes it and
  * goes on. There is one in front of `__x86_return_thunk`, as padding, and the thunk itself returns.
+ *
+ * The same goes for a CPU whose page table does not map Xen: it finds no interrupt table. `place-cpus` sets that as well.
  */
-import { lostItsStack } from '../../xen/cpus.js';
+import { lostItsPageTable, lostItsStack } from '../../xen/cpus.js';
 import type { Step, StepContext } from '../step.js';
 
 const RETURNING = '__x86_return_thunk';
@@ -18,13 +20,19 @@ const RET = 0xc3;
 
 export const lostStacks: Step = {
   name: 'lost-stacks',
-  removes: 'the memory of a double fault that could not be delivered, of a CPU whose stack pointer was lost',
+  removes:
+    'the memory of a double fault that could not be delivered, of a CPU that lost its stack pointer or page table',
   source: 'ours; Xen 4.17 hvm/svm/svm.c; AMD64 manual volume 2, chapter 8',
   run(context) {
-    for (const state of context.abandoned) {
-      if (state.guestTrap !== undefined || !lostItsStack(context.xen, state)) continue;
-      context.plan.found(`CPU ${state.cpu}: its stack pointer was 0x${state.registers.rsp.toString(16)}`);
-      deliverSomething(context, state.cpu);
+    const { plan, xen, abandoned } = context;
+    for (const state of abandoned) {
+      const { cpu, guestTrap, registers } = state;
+      if (guestTrap !== undefined) continue;
+      const noStack = lostItsStack(xen, state);
+      const noPageTable = lostItsPageTable(xen, state);
+      if (noStack) plan.found(`CPU ${cpu}: its stack pointer was 0x${registers.rsp.toString(16)}`);
+      if (noPageTable) plan.found(`CPU ${cpu}: its page table, at 0x${registers.cr3.toString(16)}, did not map Xen`);
+      if (noStack || noPageTable) deliverSomething(context, cpu);
     }
   },
 };

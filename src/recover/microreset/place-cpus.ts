@@ -9,7 +9,7 @@
  * with interrupts off, and the IRET ends the blocking of NMIs that an abandoned NMI handler left behind.
  */
 
-import type { CpuState } from '../../xen/cpus.js';
+import { type CpuState, mapsXen } from '../../xen/cpus.js';
 import type { Edit } from '../plan.js';
 import { type Destination, note, type Step, type StepContext } from '../step.js';
 
@@ -67,7 +67,7 @@ function place(context: StepContext, state: CpuState): void {
       rsp: first,
       rflags: Number(RFLAGS_QUIET),
       r12: 0n,
-      cr3: pageTableOf(state),
+      cr3: pageTableOf(context, state),
       // Code that was jumped into by accident may have left Xen's privilege level.
       ...(BigInt(state.registers.cs) === XEN_CS ? {} : { cs: Number(XEN_CS), ss: 0 }),
     },
@@ -100,8 +100,11 @@ function destinationOf({ xen }: StepContext, { current }: CpuState): bigint {
  * The page table of a vCPU may have been exchanged and not loaded yet. In an open context switch, and where the idle vCPU
  * borrows what is loaded, the CPU keeps the one that it has: its descriptor table lies in the part of the address space that
  * belongs to the vCPU, and only this one is sure to map it. (Another one, and the next load of a selector is a triple fault.)
+ * What the CPU has may not map Xen at all; then the one of the vCPU that is loaded is the best guess.
  */
-function pageTableOf({ current, loaded, registers }: CpuState): bigint {
+function pageTableOf({ frozen }: StepContext, { current, loaded, registers }: CpuState): bigint {
   const own = loaded.object.u64('arch.cr3');
-  return own === 0n || current.address !== loaded.address ? registers.cr3 : own;
+  const usable = mapsXen(frozen, registers.cr3);
+  if (own !== 0n && (current.address === loaded.address || !usable)) return own;
+  return usable ? registers.cr3 : BigInt(frozen.memory.physicalAddress(frozen.symbol('idle_pg_table')));
 }
