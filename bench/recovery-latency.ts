@@ -148,8 +148,10 @@ else print();
 
 function print(): void {
   const ms = (value: number): string => value.toFixed(1).padStart(7);
-  const line = (name: string, { count, p50Ms, p90Ms, p99Ms, maxMs }: ReturnType<typeof spread>): void =>
-    console.log(`${name.padEnd(28)}${ms(p50Ms)}${ms(p90Ms)}${ms(p99Ms)}${ms(maxMs)}   ${count}`);
+  const line = (name: string, { count, p50Ms, p90Ms, p99Ms, maxMs }: ReturnType<typeof spread>): void => {
+    const times = count === 0 ? ' '.repeat(28) : `${ms(p50Ms)}${ms(p90Ms)}${ms(p99Ms)}${ms(maxMs)}`;
+    console.log(`${name.padEnd(28)}${times}   ${count}`);
+  };
   console.log(`${cpus} CPUs; milliseconds${' '.repeat(9)}   p50    p90    p99    max   count`);
   for (const ram of sizes) line(`${ram / 1024} GiB`, perRam[ram]!);
   for (const ram of sizes) line(`${ram / 1024} GiB, all frames scanned`, result.byScan[ram]!);
