@@ -183,6 +183,17 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     untouched: ['complete-frames'],
     cpus: ['d[IDLE]v0 abandoned', 'd1v0 left', 'd2v0 left', ...IDLE],
   },
+  /**
+   * A jump into the middle of an instruction, and a return with the stack pointer in the task-state segment: what a CPU knows itself by
+   * was written over by the trap, and with it what it returns to its guest on, which became a page table that is none.
+   */
+  'trap-at-stack-top.capsule': {
+    findings: [
+      'cpu-info: CPU 2: number, per-CPU data, CR4, page table of its guest written again',
+      'bounce-frames: d2v0: stack segment in its frame restored',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault added to a CPU's pointer to its run queue: it named none, and each recovery without a repair of it failed again. */
   'run-queue-pointer.capsule': {
     findings: ['scheduling: CPU 1 has run queue 0, and named none', 'heap-locks: run queue lock was held'],

@@ -220,7 +220,8 @@ export class FakeXen implements View {
 
   /** The frame of dom0's kernel behind a SYSCALL: hypercall `number` (0 to 63), or what it answered. */
   setHypercall(cpu: number, rax: bigint | number, from: bigint = GUEST_KERNEL): void {
-    this.setFrame(cpu, { rax, rip: from + BigInt(SYSCALL_AT + 2), cs: 0xe033, entry_vector: 0x100, rflags: 0x202 });
+    const rip = from + BigInt(SYSCALL_AT + 2);
+    this.setFrame(cpu, { rax, rip, cs: 0xe033, ss: 0xe02b, entry_vector: 0x100, rflags: 0x202 });
   }
 
   /** Puts a return address into the slot under the guest's frame: the call that the entry code is making. */

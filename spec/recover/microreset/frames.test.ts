@@ -201,6 +201,13 @@ describe('bounce-frames', () => {
     expect(findings).toHaveLength(1);
   });
 
+  it('gives it its stack segment back, which a trap at the top of the stack writes over', () => {
+    fake.setFrame(0, { ss: 0 });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(frameOf(after).num('ss')).toBe(0xe02b);
+    expect(findings).toEqual(['d0v0: stack segment in its frame restored']);
+  });
+
   it('clears the mask that a dropped delivery of an event had set', () => {
     const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
     fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);

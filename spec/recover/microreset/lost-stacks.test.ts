@@ -72,6 +72,28 @@ describe('cpu-info', () => {
     }
   });
 
+  it('has a CPU return to its guest on the guest’s own page table, unless Xen keeps a second one', () => {
+    fake.enterXen(0, 'vcpu_wake');
+    fake.set('cpu_info', fake.frame(0), 'pv_cr3', 0xffff_fffen);
+    const { after, findings } = planWith(fake, cpuInfo);
+    expect(findings).toEqual(['CPU 0: page table of its guest written again']);
+    expect(after.object('cpu_info', fake.frame(0)).u64('pv_cr3')).toBe(0n);
+    fake.set('domain', fake.dom0.domain, 'arch.pv.xpti', 1);
+    expect(planWith(fake, cpuInfo).plan.edits).toEqual([]);
+  });
+
+  it('takes how a CPU is kept from speculation from another one, where other words were written over as well', () => {
+    fake.enterXen(0, 'vcpu_wake');
+    const [mine, other] = [fake.frame(0), fake.frame(1)];
+    fake.set('cpu_info', other, 'verw_sel', 0xe010);
+    fake.set('cpu_info', other, 'scf', 5);
+    fake.set('cpu_info', mine, 'scf', 2);
+    expect(planWith(fake, cpuInfo).plan.edits).toEqual([]);
+    fake.set('cpu_info', mine, 'processor_id', 7);
+    const info = planWith(fake, cpuInfo).after.object('cpu_info', mine);
+    expect([info.num('verw_sel'), info.num('scf')]).toEqual([0xe010, 4]);
+  });
+
   it('finds nothing on a CPU that is as it should be', () => {
     fake.enterXen(0, 'vcpu_wake');
     expect(planWith(fake, cpuInfo).plan.edits).toEqual([]);

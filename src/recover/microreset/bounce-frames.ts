@@ -6,6 +6,8 @@
  * - the guest's event mask is set before the frame says what it was;
  * - a process's page tables were exchanged for its kernel's while the frame is still the process's.
  *
+ * And a trap taken with the stack pointer at the very top of Xen's stack writes over the last word of the frame, the stack segment.
+ *
  * The frame on Xen's stack is rewritten last: flags, stack, selectors, and the instruction pointer at the very end, whereupon the
  * request to deliver is withdrawn. From the moment that its stack pointer is the new one the delivery is completed instead: what the
  * guest was doing is on its own stack then, and delivered once more it would find itself inside its own handler.
@@ -55,6 +57,10 @@ function repair(context: StepContext, cpu: CpuState): void {
   if ((cs & RING_3) === 0 && cs !== 0) {
     plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
     plan.found(`${current.name}: privilege level in its frame restored`);
+  }
+  if (cs !== 0 && frame.num('ss') === 0) {
+    plan.set(frame, 'ss', FLAT_KERNEL.ss, `${current.name} cannot run in ring 3 without a stack segment`);
+    plan.found(`${current.name}: stack segment in its frame restored`);
   }
   const flags = frame.u64('rflags');
   const legal = (flags & ~FORBIDDEN_FLAGS) | INTERRUPT_FLAG;

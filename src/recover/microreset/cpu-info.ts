@@ -4,8 +4,14 @@
  * its per-CPU data are and what is in CR4 is known from elsewhere; the table of where per-CPU data are is written again from these
  * words, should it be wrong: nearly everything that Xen does goes through it. `current_vcpu` is set by `place-cpus`; the per-CPU
  * `curr_vcpu` is set here where it names no vCPU.
+ *
+ * `pv_cr3` is what the CPU returns to its guest on, where Xen keeps the page tables of guests apart (Xen 4.17 arch/x86/mm.c
+ * `write_ptbase`), and 0 everywhere else. How the CPU is kept from speculation nothing else tells: where other words were written
+ * over, these are taken from another CPU.
  */
-import { allVcpus } from '../../xen/domains.js';
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import type { XenObject } from '../../xen/object.js';
+import type { PlanBuilder } from '../builder.js';
 import type { Step } from '../step.js';
 
 export const cpuInfo: Step = {
@@ -26,11 +32,30 @@ export const cpuInfo: Step = {
         plan.set(info, 'processor_id', cpu, reason) && 'number',
         plan.set(info, 'per_cpu_offset', xen.perCpuOffset(cpu), reason) && 'per-CPU data',
         plan.set(info, 'cr4', registers.cr4, reason) && 'CR4',
+        !hasTwoPageTables(loaded) && plan.set(info, 'pv_cr3', 0, reason) && 'page table of its guest',
         !vcpus.has(xen.memory.u64(loadedAt(cpu))) &&
           plan.write(loadedAt(cpu), 8, loaded.address, reason) &&
           'vCPU loaded',
       ].filter((word) => word !== false);
-      if (repaired.length > 0) plan.found(`CPU ${cpu}: ${repaired.join(', ')} written again`);
+      if (repaired.length === 0) continue;
+      plan.found(`CPU ${cpu}: ${repaired.join(', ')} written again`);
+      const other = situation.cpus.find(
+        ({ cpu: another, stack: { info: there } }) =>
+          another !== cpu && there.num('processor_id') === another && there.u64('pv_cr3') === 0n,
+      );
+      if (other !== undefined) takeSpeculation(plan, info, other.stack.info, reason);
     }
   },
 };
+
+/** Whether Xen keeps a second top page table for what this vCPU's guest runs on. */
+const hasTwoPageTables = ({ domain }: Vcpu): boolean => domain.kind === 'pv' && domain.object.bool('arch.pv.xpti');
+
+/** What no CPU changes while it is in Xen (Xen 4.17 asm-x86/spec_ctrl_asm.h). */
+const SPECULATION = ['verw_sel', 'xen_spec_ctrl', 'scf'] as const;
+/** `SCF_use_shadow`, in `scf`: the CPU is on its way to a guest. */
+const USE_SHADOW = 1;
+
+function takeSpeculation(plan: PlanBuilder, info: XenObject, from: XenObject, reason: string): void {
+  for (const name of SPECULATION) plan.set(info, name, from.num(name) & (name === 'scf' ? ~USE_SHADOW : -1), reason);
+}
