@@ -55,6 +55,7 @@ export class FakeXen implements View {
   /** `struct csched2_runqueue_data` */
   readonly runQueue: bigint;
   readonly inService: number[][] = [[], []];
+  readonly requested: number[][] = [[], []];
   readonly resources: readonly bigint[];
   /** Of each CPU. */
   readonly tables: readonly FakeTables[];
@@ -107,7 +108,7 @@ export class FakeXen implements View {
   }
 
   lapic(cpu: number): LapicState {
-    return { id: cpu, inService: this.inService[cpu]!, requested: [] };
+    return { id: cpu, inService: this.inService[cpu]!, requested: this.requested[cpu]! };
   }
 
   page(frame: number): Uint8Array | undefined {

@@ -275,6 +275,7 @@ export class Guard {
     const view = await machine.capture();
     const failure = look(this.#target.at(view));
     if (failure !== undefined) return { failure: { ...failure, detectedAtMs: stop.atMs }, view };
+    this.#suspicions.reset();
     await machine.resume();
     return undefined;
   }

@@ -7,7 +7,7 @@ import { commit } from './commit.js';
 import { restartLost } from './restart.js';
 import { settle } from './settle.js';
 import type { Target } from './target.js';
-import { maybeAsleep, wakeHalted } from './wake.js';
+import { callOut, maybeAsleep, wakeHalted } from './wake.js';
 
 export interface RecoverOptions {
   readonly mechanism: Mechanism;
@@ -55,6 +55,7 @@ export async function recover(
   const asleep = maybeAsleep(xen, failure);
   const placed = await commit(machine, xen.memory, plan);
   const registers = await wakeHalted(machine, xen, asleep, placed);
+  await callOut(machine, xen, failure, placed);
   const resumeStart = performance.now();
   await machine.resumeWith(registers);
   const done = performance.now();

@@ -1,4 +1,5 @@
 /** What the watches suspect in the running box, and what has to be so in the frozen one for it to be a failure. */
+import { isLeftLate, type LateTimer, LateTimerWatch, leastPace, TimerSampler } from '../detect/late-timers.js';
 import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
@@ -33,11 +34,15 @@ export class Suspicions {
   readonly #words: ProgressWords[];
   readonly #neglects = new NeglectWatch();
   readonly #sampler: NeglectSampler;
+  readonly #timers: LateTimerWatch;
+  readonly #timerSampler: TimerSampler;
 
   constructor(target: Target) {
     this.#target = target;
     this.#words = progressWords(target.xen);
     this.#sampler = new NeglectSampler(target.xen);
+    this.#timers = new LateTimerWatch(leastPace(target.machine.threadIds));
+    this.#timerSampler = new TimerSampler(target.xen);
   }
 
   /** One look at the running machine. */
@@ -51,7 +56,20 @@ export class Suspicions {
     if (hung !== undefined) return this.#hung(hung.cpu, hung.stalledMs);
     const asleep = (cpu: number): boolean => isAsleep(machine.pid, threads[cpu]!);
     const [neglect] = this.#neglects.observe(this.#sampler.cpus(samples), this.#sampler.vcpus(), nowMs, asleep);
-    return neglect === undefined ? undefined : this.#neglected(neglect);
+    if (neglect !== undefined) return this.#neglected(neglect);
+    const late = this.#timers.observe(this.#timerSampler.cpus(times), nowMs, asleep);
+    return late === undefined ? undefined : this.#late(late);
+  }
+
+  #late(late: LateTimer): Suspect {
+    const { cpu, stalledMs } = late;
+    return {
+      cpu,
+      stalledMs,
+      looks: BUSY_LOOKS,
+      summary: (ms, at) => `CPU ${cpu} did not handle a timer that was due, for ${Math.round(ms)} ms, at ${at}`,
+      isSo: (xen) => this.#shows(xen, cpu, (state) => isLeftLate(xen, late, state)),
+    };
   }
 
   #neglected(neglect: Neglect): Suspect {
@@ -87,6 +105,7 @@ export class Suspicions {
   reset(): void {
     this.#hangs.reset();
     this.#neglects.reset();
+    this.#timers.pause();
     this.#sampler.forget();
   }
 

@@ -3,6 +3,8 @@
  * running it. Where a plan sends it interrupts are off, as they were where Xen's own `machine_halt` or damaged code put it to
  * sleep, so it would sleep for ever. It is woken as hardware would, by an interrupt that it takes: Xen's
  * `EVENT_CHECK_VECTOR`, whose handler acknowledges and does nothing else. The CPU returns from it to where the plan sends it.
+ *
+ * The same interrupt takes CPUs out of their guests where a plan sends none anywhere: they may have no timer that would.
  */
 import type { Failure } from '../detect/failure.js';
 import type { Machine } from '../machine/machine.js';
@@ -38,14 +40,28 @@ export async function wakeHalted(
   placed: ReadonlyMap<number, Partial<CpuRegisters>>,
 ): Promise<ReadonlyMap<number, Partial<CpuRegisters>>> {
   const woken = new Map(placed);
-  const vector = Number(xen.profile.constant('EVENT_CHECK_VECTOR'));
   await Promise.all(
     [...placed].map(async ([cpu, set]) => {
       if (set.rip === undefined || !candidates.has(cpu) || !(await machine.hiddenRegisters(cpu)).halted) return;
       woken.set(cpu, { ...set, rflags: (set.rflags ?? xen.view.registers(cpu).rflags) | INTERRUPT_FLAG });
-      const message = Uint8Array.of(vector, 0, 0, 0);
-      await machine.writePhysicalStub(MESSAGE_ADDRESS + (xen.view.lapic(cpu).id << IDENTITY_SHIFT), message);
+      await interrupt(machine, xen, cpu);
     }),
   );
   return woken;
+}
+
+/** Where every CPU of a machine that stood still runs its guest, and goes on there: has each enter Xen. */
+export async function callOut(
+  machine: Machine,
+  xen: Xen,
+  { kind }: Failure,
+  placed: ReadonlyMap<number, Partial<CpuRegisters>>,
+): Promise<void> {
+  if (kind !== 'hang' || placed.size > 0) return;
+  for (let cpu = 0; cpu < xen.cpuCount; cpu++) await interrupt(machine, xen, cpu);
+}
+
+async function interrupt(machine: Machine, xen: Xen, cpu: number): Promise<void> {
+  const message = Uint8Array.of(Number(xen.profile.constant('EVENT_CHECK_VECTOR')), 0, 0, 0);
+  await machine.writePhysicalStub(MESSAGE_ADDRESS + (xen.view.lapic(cpu).id << IDENTITY_SHIFT), message);
 }

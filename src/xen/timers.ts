@@ -33,6 +33,21 @@ export function timerQueue(xen: Xen, cpu: number): TimerQueue {
   return { cpu, object, heap, size, limit, slots };
 }
 
+/** The timer that a CPU has to handle first. */
+export interface FirstTimer {
+  readonly timer: bigint;
+  /** By Xen's clock, in nanoseconds. */
+  readonly expires: bigint;
+}
+
+/** What stands at the top of a CPU's heap; a few words are read. */
+export function firstTimer(xen: Xen, cpu: number): FirstTimer | undefined {
+  const heap = xen.memory.u64(xen.perCpu('timers', cpu) + xen.offsetOf('timers', 'heap'));
+  if (xen.memory.u16(heap) === 0) return undefined;
+  const timer = xen.memory.u64(heap + 8n);
+  return { timer, expires: xen.object('timer', timer).i64('expires') };
+}
+
 /** What is wrong with a queue's heap; `undefined` when it is in order. */
 export function heapDefect(xen: Xen, queue: TimerQueue): string | undefined {
   if (queue.size > queue.limit) return 'its size exceeds its limit';

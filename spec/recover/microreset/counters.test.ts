@@ -68,8 +68,16 @@ describe('softirqs', () => {
     ]);
   });
 
-  it('asks nobody when no CPU was in Xen: there is none to ask', () => {
-    expect(planWith(fake, softirqs).calls).toEqual([]);
+  it('asks nobody when no CPU was in Xen, and has each look again when it enters Xen', () => {
+    fake.set('irq_cpustat_t', irqStat(1), '__softirq_pending', 1 << 9);
+    const { calls, after } = planWith(fake, softirqs);
+    expect(calls).toEqual([]);
+    const again = ['TIMER_SOFTIRQ', 'SCHEDULE_SOFTIRQ'].reduce(
+      (bits, name) => bits | (1 << fake.profile.enumValue(name)),
+      0,
+    );
+    const pending = [0, 1].map((cpu) => after.object('irq_cpustat_t', irqStat(cpu)).num('__softirq_pending'));
+    expect(pending).toEqual([again, again | (1 << 9)]);
   });
 });
 
