@@ -172,6 +172,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A CPU failed while the entry code saved its guest's registers: the hypercall had not begun, and was taken for one that had ended. */
+  'half-saved-hypercall.capsule': {
+    findings: [
+      "complete-frames: CPU 1: 10 registers of d1v0 taken from the failure's frame",
+      'retry-hypercalls: d1v0: vcpu_op had not begun',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 abandoned', ...IDLE],
+  },
   /** A return jumped too far and slid into `kexec_reloc`, which loaded a page table of nothing: a triple fault. */
   'page-table-lost.capsule': {
     findings: [

@@ -45,8 +45,9 @@ async function loseAcknowledgement() {
     await machine.resume();
     await machine.freeze();
     const xen = target.at(await machine.capture());
-    const [note] = allNotes(xen);
-    if (note === undefined) continue;
+    const note = allNotes(xen).find(({ irq }) => irq === line.irq);
+    // Its mark is taken first when the guest acknowledges.
+    if (note === undefined || !pirqsOf(xen, line).some((pirq) => pirq.bool('masked'))) continue;
     const clear = (object: XenObject, field: string): void =>
       machine.ram.write(xen.memory.physicalAddress(object.at(field)), Uint8Array.of(0));
     clear(line.action, 'in_flight');

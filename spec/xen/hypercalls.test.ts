@@ -57,6 +57,17 @@ describe('hypercallProgress', () => {
     expect(progress()).toMatchObject({ state: 'in-progress', started: false });
   });
 
+  it('takes a CPU that failed while the guest’s registers were saved for one on its way in', () => {
+    fake.setHypercall(0, MMU_UPDATE);
+    fake.setFrame(0, { rflags: 0x216n, r12: 0n });
+    // Those before r8 are saved and cleared, none is Xen's.
+    const saved = { rdi: 0n, rsi: 0n, rdx: 0n, rcx: 0n, rax: 0n };
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), ...saved, r8: 4n, r9: 5n, r10: 6n, r11: 0x216n, r12: 12n });
+    expect(progress()).toMatchObject({ state: 'in-progress', started: false });
+    fake.trap(0, { rip: 0n, rsp: fake.frame(0), ...saved, r8: 4n, r11: 0x216n, r12: 0xffff_8300_0000_1000n });
+    expect(progress()).toEqual({ state: 'finished' });
+  });
+
   it('takes a thread whose stack pointer was the victim for one deep in its call', () => {
     fake.setHypercall(0, MMU_UPDATE);
     inCall();

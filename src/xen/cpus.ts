@@ -4,6 +4,7 @@ import { translate } from '../x86/paging.js';
 import { type CpuRegisters, lostItsMode, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
+import { type SavedRegister, unsavedRegisters } from './entry-window.js';
 import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
 import type { XenObject } from './object.js';
 import {
@@ -32,6 +33,8 @@ export interface CpuState {
   readonly backtrace: readonly BacktraceEntry[];
   /** Traps taken inside Xen, innermost first; the last one is where the first failure on this CPU happened. */
   readonly traps: readonly TrapFrame[];
+  /** Registers of the guest that were not saved yet, of a CPU that failed on its way in; in the order in which they are saved. */
+  readonly unsaved: readonly SavedRegister[];
   /** Registers of a PV guest whose trap could not be delivered: the CPU was in its guest when the failure happened. */
   readonly guestTrap?: Pick<XenObject, 'u64'>;
 }
@@ -59,7 +62,9 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   const guestTrap = inside && current.domain.kind === 'pv' ? guestDoubleFault(xen, stack, registers) : undefined;
   if (guestTrap !== undefined) return fromGuest(xen, { cpu, registers, stack, current, loaded, where }, guestTrap);
   const traps = inside ? trapsOf(xen, facts, stack, registers, cpu) : [];
-  const state = { cpu, registers, stack, current, loaded, where, traps };
+  const first = current.domain.kind === 'idle' ? undefined : traps.at(-1);
+  const unsaved = first === undefined ? [] : unsavedRegisters(xen, { stack, current }, first);
+  const state = { cpu, registers, stack, current, loaded, where, traps, unsaved };
   return {
     ...state,
     hypercall: inside && current.domain.kind === 'pv' ? hypercallProgress(xen, facts, state) : { state: 'none' },
@@ -95,6 +100,7 @@ function fromGuest(
   return {
     ...state,
     guestTrap: frame,
+    unsaved: [],
     hypercall: { state: 'none' },
     traps: [{ ...trap, takenBy: 'double_fault' }],
     backtrace: [{ address: registers.rip, text: xen.profile.describe(registers.rip) }],

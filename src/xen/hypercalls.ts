@@ -3,6 +3,7 @@
 import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
+import type { SavedRegister } from './entry-window.js';
 import { guestBytes } from './guest-memory.js';
 import { type CpuStack, onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
@@ -14,6 +15,8 @@ export interface HypercallThread {
   readonly current: Vcpu;
   /** Traps taken inside Xen, innermost first. */
   readonly traps: readonly TrapFrame[];
+  /** Registers that the entry code had not saved yet. */
+  readonly unsaved: readonly SavedRegister[];
 }
 
 /** How far a PV guest's hypercall is. `none`: the frame is of an interrupt, an exception, or of user mode. */
@@ -49,7 +52,7 @@ const USER_END = 1n << 47n;
  * The slot just under the guest frame holds the return address of the call that the entry code is making, so it
  * tells whether `pv_hypercall` runs. It keeps its value after the call returned: it counts only while the abandoned
  * thread's stack pointer is below it. With the stack pointer at the frame itself the entry code was between calls: the
- * registers that it clears on the way in, and that no call preserves, tell on which side.
+ * registers that it clears on the way in, and that no call preserves, tell on which side, as do registers not yet saved.
  */
 export function hypercallProgress(xen: Xen, facts: EntryFacts, cpu: HypercallThread): HypercallProgress {
   const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
@@ -101,6 +104,9 @@ function isEntering(xen: Xen, cpu: HypercallThread): boolean {
     return !xen.profile.isText(rip) || ENTRIES.has(xen.profile.resolve(rip)?.name ?? '');
   }
   if (trap.rsp > cpu.stack.guestFrame) return true;
+  // SYSCALL leaves the flags in r11.
+  const rflags = xen.object('cpu_user_regs', cpu.stack.guestFrame).u64('rflags');
+  if (cpu.unsaved.includes('r11') && trap.object.u64('r11') === rflags) return true;
   return (['rsi', 'r8', 'r9', 'r10', 'r11'] as const).every((name) => trap.object.u64(name) === 0n);
 }
 

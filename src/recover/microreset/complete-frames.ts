@@ -15,46 +15,19 @@
  * exit code is made that of an external interrupt, whose handling does nothing.
  */
 import { emulate } from '../../x86/emulate.js';
-import type { GENERAL_REGISTERS } from '../../x86/registers.js';
 import type { CpuState } from '../../xen/cpus.js';
+import { SAVE_ORDER, unsavedRegisters } from '../../xen/entry-window.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
 import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
-type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
-
-/** In the order in which SAVE_ALL stores and clears them. */
-const SAVE_ORDER: readonly SavedRegister[] = [
-  'rdi',
-  'rsi',
-  'rdx',
-  'rcx',
-  'rax',
-  'r8',
-  'r9',
-  'r10',
-  'r11',
-  'rbx',
-  'rbp',
-  'r12',
-  'r13',
-  'r14',
-  'r15',
-];
 /** Exits that no instruction of the guest caused: VMEXIT_INTR to VMEXIT_VINTR (AMD64 manual volume 2, appendix C). */
 const ASYNCHRONOUS_EXITS = { first: 0x60n, last: 0x64n } as const;
 const LONGEST_INSTRUCTION = 15n;
 /** `VMEXIT_INTR`: a physical interrupt ended the guest's run (AMD64 manual volume 2, appendix C). */
 const VMEXIT_INTR = 0x60n;
-/** Stacks are 32 KiB and aligned: the bits of an address that say where in its stack it lies. */
-const STACK_OFFSET_MASK = 0x7fffn;
-/**
- * Addresses of Xen that no PV guest can use (Xen 4.17 asm/config.h), nor what a 64-bit Linux keeps in reserve for a hypervisor
- * (Documentation/arch/x86/x86_64/mm.rst). What lies below them is readable to guests: the table from machine to guest frames.
- */
-const XEN_POINTERS = { first: 0xffff_8200_0000_0000n, last: 0xffff_87ff_ffff_ffffn } as const;
 /** Selectors that Xen gives a 64-bit PV guest (public/arch-x86/xen-x86_64.h). */
 const GUEST_CS = 0xe033;
 const GUEST_SS = 0xe02b;
@@ -155,7 +128,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   const hvm = cpu.current.domain.kind === 'hvm';
   const reason = `${cpu.current.name}: registers as of the failure on CPU ${cpu.cpu}`;
   if (!onStack(cpu.stack, trap.rsp)) {
-    if (lostStackInEntry(context, cpu, frame, trap)) takeUnsaved(guestFrame);
+    if (lostStackInEntry(context, cpu, frame, trap)) take(unsavedRegisters(xen, cpu, { ...trap, rsp: guestFrame }));
     return;
   }
   // All registers are saved, but the exit handler was not called yet.
@@ -166,12 +139,11 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
     resumeAtStgi(context, cpu, 'pending');
   }
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
-  takeUnsaved(trap.rsp);
+  take(cpu.unsaved);
   if (!hvm) completeSyscallFrame();
   if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(context, cpu)) ? 'pending' : 'handled');
 
-  function takeUnsaved(rsp: bigint): void {
-    const unsaved = unsavedRegisters(cpu, frame, trap.object, rsp);
+  function take(unsaved: CpuState['unsaved']): void {
     for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
     if (unsaved.length > 0)
       plan.found(`CPU ${cpu.cpu}: ${unsaved.length} registers of ${cpu.current.name} taken from the failure's frame`);
@@ -206,29 +178,6 @@ function lostStackInEntry({ xen }: StepContext, cpu: CpuState, frame: XenObject,
   const vector = frame.num('entry_vector') & 0xff;
   return entering && cpu.current.domain.kind === 'pv' && xen.view.lapic(cpu.cpu).inService.includes(vector);
 }
-
-/** Which registers are not in the frame, judged by the stack pointer and by which registers are cleared already. */
-function unsavedRegisters(cpu: CpuState, frame: XenObject, trap: TrapFrame['object'], rsp: bigint): SavedRegister[] {
-  const { guestFrame } = cpu.stack;
-  // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
-  if (rsp > guestFrame) {
-    return SAVE_ORDER.filter((name) => frame.at(name) < rsp && !(cpu.current.domain.kind === 'hvm' && name === 'rax'));
-  }
-  // What follows SAVE_ALL first computes the end of the stack, in r14 or rbx. Whoever stands there later, such as at the
-  // end of a context switch, has pointers of Xen in its registers: none of them is the guest's any more.
-  const scratch = [trap.u64('r14'), trap.u64('rbx')];
-  if (scratch.includes(STACK_OFFSET_MASK) || SAVE_ORDER.some((name) => isXenPointer(trap.u64(name)))) return [];
-  if (SAVE_ORDER.every((name) => isLoaded(name))) return [];
-  const firstUnsaved = SAVE_ORDER.findIndex((name) => trap.u64(name) !== 0n);
-  return firstUnsaved < 0 ? [] : SAVE_ORDER.slice(firstUnsaved);
-
-  function isLoaded(name: SavedRegister): boolean {
-    return name === 'rdi' || name === 'rsi' || trap.u64(name) === frame.u64(name);
-  }
-}
-
-/** A guest has no use for such a value: Xen keeps that part of the address space to itself. */
-const isXenPointer = (value: bigint): boolean => value >= XEN_POINTERS.first && value <= XEN_POINTERS.last;
 
 const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
   xen.object('vmcb_struct', current.object.u64('arch.hvm.svm.vmcb'));
