@@ -57,7 +57,7 @@ describe('makePlan', () => {
     const xen = fake.xen();
     const steps = [stumble, ...microreset.steps];
     const made = makePlan({ name: 'test', steps }, xen, readEntryFacts(xen));
-    expect(made.problems).toEqual([]);
+    expect(made.problems).toEqual([{ step: 'stumble', message: 'given up: Xen does not map 0xdead0000' }]);
     expect(made.steps[0]!.findings[0]).toMatch(/^given up: Xen does not map/);
     const fault: Step = { ...stumble, run: () => void (undefined as unknown as bigint[])[0] };
     expect(() => makePlan({ name: 'test', steps: [fault] }, xen, readEntryFacts(xen))).toThrow(TypeError);

@@ -85,7 +85,7 @@ describe('timeline', () => {
       plan: { ...recovery.plan, problems: [{ step: 'release-locks', message: 'd7 has no event lock' }] },
     };
     const text = timeline({ ...story, recovery: refused }, { width: 100, colors: 'plain' }).join('\n');
-    expect(text).toContain('the machine stays frozen');
+    expect(text).toContain('not recoverable by microreset; the machine stays frozen');
     expect(text).toContain('✗ release-locks: d7 has no event lock');
     expect(text).not.toContain('resumed');
   });

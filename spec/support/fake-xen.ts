@@ -339,6 +339,10 @@ export class FakeXen implements View {
     this.link(this.fieldAt('timers', timers, 'inactive'));
     this.link(this.perCpu('tasklet_list', cpu));
     this.link(this.perCpu('softirq_tasklet_list', cpu));
+    const callbacks = this.perCpu('rcu_data', cpu);
+    for (const list of ['nxt', 'cur', 'done']) {
+      this.set('rcu_data', callbacks, `${list}tail`, this.fieldAt('rcu_data', callbacks, `${list}list`));
+    }
   }
 
   #writeScheduler(): bigint {
@@ -350,7 +354,9 @@ export class FakeXen implements View {
     this.set('scheduler', scheduler, 'opt_name', name);
     this.set('scheduler', scheduler, 'sched_data', data);
     this.link(this.fieldAt('csched2_private', data, 'rql'), [this.fieldAt('csched2_runqueue_data', queue, 'rql')]);
+    this.link(this.fieldAt('csched2_private', data, 'sdom'));
     this.link(this.fieldAt('csched2_runqueue_data', queue, 'runq'));
+    this.link(this.fieldAt('csched2_runqueue_data', queue, 'svc'));
     for (const [cpu, resource] of this.resources.entries()) {
       this.set('sched_resource', resource, 'scheduler', scheduler);
       this.set('sched_resource', resource, 'master_cpu', cpu);
@@ -395,6 +401,11 @@ export class FakeXen implements View {
       this.set('csched2_unit', svc, 'budget', 0x7fff_ffff_ffff_ffffn);
       this.set('csched2_unit', svc, 'rqd', this.runQueue);
       this.link(this.fieldAt('csched2_unit', svc, 'runq_elem'));
+      const members = [...this.#vcpus.map((vcpu) => vcpu.svc).filter((other) => other !== 0n), svc];
+      this.link(
+        this.fieldAt('csched2_runqueue_data', this.runQueue, 'svc'),
+        members.map((member) => this.fieldAt('csched2_unit', member, 'rqd_elem')),
+      );
     }
     if (kind === 'hvm') this.set('vcpu', address, 'arch.hvm.svm.vmcb', this.alloc(PAGE_SIZE, PAGE_SIZE));
     this.put(this.get('domain', domain, 'vcpu') + BigInt(8 * id), 8, address);

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { listDomains } from '../../src/xen/domains.js';
-import { heapDefect, inactiveList, knownTimers, overflowTimers, timerQueue } from '../../src/xen/timers.js';
+import { heapDefect, inactiveList, knownTimers, overflowList, timerQueue } from '../../src/xen/timers.js';
 import { FakeXen } from '../support/fake-xen.js';
 
 let fake: FakeXen;
@@ -67,13 +67,14 @@ describe('lists of timers', () => {
   it('follows the overflow list and ends where it is broken or circular', () => {
     const queue = timerQueue(fake.xen(), 0);
     const [a, b] = [fake.newTimer(0, 1), fake.newTimer(0, 2)];
+    for (const timer of [a, b]) fake.set('timer', timer, 'status', 4);
     fake.set('timers', queue.object.address, 'list', a);
     fake.set('timer', a, 'list_next', b);
-    expect(overflowTimers(fake.xen(), queue)).toEqual([a, b]);
+    expect(overflowList(fake.xen(), queue).timers).toEqual([a, b]);
     fake.set('timer', b, 'list_next', a);
-    expect(overflowTimers(fake.xen(), queue)).toEqual([a, b]);
+    expect(overflowList(fake.xen(), queue).timers).toEqual([a, b]);
     fake.set('timer', b, 'list_next', 0x10n);
-    expect(overflowTimers(fake.xen(), queue)).toEqual([a, b]);
+    expect(overflowList(fake.xen(), queue).timers).toEqual([a, b]);
   });
 
   it('reads the inactive list', () => {

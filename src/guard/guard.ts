@@ -364,7 +364,8 @@ export class Guard {
       recording === undefined ? recovery : { ...recovery, capsule: this.#keep(recording, failure, mechanism) };
     if (kept.result === 'resumed') onEvent?.({ kind: 'recovered', recovery: kept });
     else {
-      const why = kept.plan.problems.map((problem) => problem.message).join('; ');
+      const problems = kept.plan.problems.map((problem) => problem.message).join('; ');
+      const why = `not recoverable by ${mechanism.name}: ${problems}`;
       onEvent?.({ kind: 'not-recovered', failure, recovery: kept, why });
     }
     return kept;

@@ -15,6 +15,7 @@ export class PlanBuilder {
   readonly #problems: Problem[] = [];
   #step = '';
   #findings: string[] = [];
+  #lackedBefore = 0;
 
   constructor(xen: Xen) {
     this.#overlay = new Overlay(xen.view);
@@ -37,7 +38,21 @@ export class PlanBuilder {
   begin(step: string): readonly string[] {
     this.#step = step;
     this.#findings = [];
+    this.beginPart();
     return this.#findings;
+  }
+
+  /** What was missing before says nothing about what is looked at from now on. */
+  beginPart(): void {
+    this.#lackedBefore = this.#overlay.lacked ?? 0;
+  }
+
+  /**
+   * Whether this step, or part of one, asked for a page that a capsule does not have: it was written when nobody read that page.
+   * Then what was seen is no damage.
+   */
+  get lacksPages(): boolean {
+    return (this.#overlay.lacked ?? 0) > this.#lackedBefore;
   }
 
   /** A line for the timeline: what this step found. */
@@ -45,9 +60,10 @@ export class PlanBuilder {
     this.#findings.push(text);
   }
 
-  /** Something that forbids the commit. */
-  problem(message: string): void {
-    this.#problems.push({ step: this.#step, message });
+  /** Something that forbids the commit. @param step whose it is, when not the one that has begun */
+  problem(message: string, step: string = this.#step): void {
+    if (this.lacksPages) this.found(`cannot be judged by this capsule: ${message}`);
+    else this.#problems.push({ step, message });
   }
 
   /** Writes an integer of `size` bytes where it differs from what is there; says whether it did. */

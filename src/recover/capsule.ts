@@ -39,6 +39,10 @@ export class RecordingView implements View {
     return this.#base.physicalSize;
   }
 
+  get lacked(): number | undefined {
+    return this.#base.lacked;
+  }
+
   registers(cpu: number): Readonly<CpuRegisters> {
     return this.#base.registers(cpu);
   }
@@ -175,12 +179,20 @@ export function loadCapsule(path: string, profileDir?: string): Capsule {
     byFrame.set(frame, pages.subarray(n * PAGE_SIZE, (n + 1) * PAGE_SIZE));
   }
   const registers = header.cpus.map((cpu) => unpackRegisters(cpu.registers));
+  let lacked = 0;
   const view: View = {
     cpuCount: header.cpus.length,
     physicalSize: header.physicalSize,
+    get lacked() {
+      return lacked;
+    },
     registers: (cpu) => registers[cpu]!,
     lapic: (cpu) => header.cpus[cpu]!.lapic,
-    page: (frame) => byFrame.get(frame),
+    page: (frame) => {
+      const page = byFrame.get(frame);
+      if (page === undefined && frame < header.physicalSize / PAGE_SIZE) lacked++;
+      return page;
+    },
     glance: (frame) => byFrame.get(frame),
   };
   const profile = profileDir === undefined ? loadProfile(header.buildId) : loadProfile(header.buildId, profileDir);

@@ -43,6 +43,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const wasIn = (pattern: RegExp): boolean =>
     scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
   let locks: StepContext['locks'] | undefined;
+  const givenUp = new Map<string, string>();
   const context: StepContext = {
     plan,
     xen: plan.xen,
@@ -58,6 +59,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
       return locks;
     },
     destinations: new Map(),
+    givenUp,
     notes: new Map(),
   };
   const steps: StepRecord[] = [];
@@ -67,7 +69,10 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     const startedMs = now();
     // Damage that one step stumbles over is not to keep the others from their repairs; the audit judges what is left.
     const outcome = attempt(run);
-    if ('damage' in outcome) plan.found(`given up: ${outcome.damage}`);
+    if ('damage' in outcome) {
+      plan.found(`given up: ${outcome.damage}`);
+      if (!plan.lacksPages) givenUp.set(step.name, outcome.damage);
+    }
     const { name, removes, source } = step;
     steps.push({
       name,
@@ -93,7 +98,8 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
 
 /** They are looked for when the first step asks for them, where the steps before it have repaired what leads to them. */
 function allLocks(plan: PlanBuilder, { domains }: Situation, which: 'all' | 'no-grant-entries'): StepContext['locks'] {
-  const locks = attempt(() => ({ static: staticLocks(plan.xen), heap: heapLocks(plan.xen, domains, which) }));
+  const leftOut = (whose: string, why: string): void => plan.problem(`locks of ${whose} cannot be found: ${why}`);
+  const locks = attempt(() => ({ static: staticLocks(plan.xen), heap: heapLocks(plan.xen, domains, which, leftOut) }));
   if ('value' in locks) return locks.value;
   plan.problem(`where locks are cannot be told: ${locks.damage}`);
   return { static: [], heap: [] };

@@ -23,6 +23,10 @@ export class Overlay implements View {
     return this.#base.physicalSize;
   }
 
+  get lacked(): number | undefined {
+    return this.#base.lacked;
+  }
+
   registers(cpu: number): Readonly<CpuRegisters> {
     return this.#registers.get(cpu) ?? this.#base.registers(cpu);
   }

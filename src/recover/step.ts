@@ -30,6 +30,8 @@ export interface StepContext {
   readonly locks: { readonly static: readonly LockInstance[]; readonly heap: readonly LockInstance[] };
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
   readonly destinations: Map<number, Destination>;
+  /** Steps that ran into something unreadable, and what that was. */
+  readonly givenUp: ReadonlyMap<string, string>;
   /** Notes on single CPUs for the timeline, such as "hypercall mmu_update is retried". */
   readonly notes: Map<number, string[]>;
 }

@@ -6,7 +6,7 @@ import { allVcpus, type Domain, listDomains, type Vcpu } from '../xen/domains.js
 import type { EntryFacts } from '../xen/entry.js';
 import { heapLocks, isHeld, lockName, staticLocks } from '../xen/locks.js';
 import { RUNSTATE } from '../xen/scheduler.js';
-import { heapDefect, inactiveList, overflowTimers, timerQueue } from '../xen/timers.js';
+import { heapDefect, inactiveList, overflowList, timerQueue } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';
 
 /** Plain data: it is printed as it is with `--json`. */
@@ -138,7 +138,7 @@ function inspectTimers(xen: Xen, cpu: number): InspectedTimers {
   return {
     cpu,
     active: queue.size,
-    overflow: overflowTimers(xen, queue).length,
+    overflow: overflowList(xen, queue).timers.length,
     inactive: inactiveList(xen, queue).nodes.length,
     ...(first === undefined ? {} : { first: xen.profile.describe(xen.object('timer', first).u64('function')) }),
     ...(defect === undefined ? {} : { defect }),

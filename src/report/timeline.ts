@@ -93,7 +93,7 @@ class Teller {
     this.tellPlan(failure, plan, detectedMs);
     this.gap();
     if (result === 'resumed') this.event(detectedMs + latencyMs, 'resumed', 'green', `latency ${duration(latencyMs)}`);
-    else this.event(undefined, 'refused', 'red', 'the plan did not pass its check; the machine stays frozen');
+    else this.event(undefined, 'refused', 'red', `not recoverable by ${plan.mechanism}; the machine stays frozen`);
     for (const line of phaseBar(phases, Math.min(this.room, 80), this.p)) this.text(line);
     return this;
   }

@@ -39,4 +39,6 @@ export interface View {
    * it is `undefined`. Whoever finds something there reads it again with `page`.
    */
   glance(frame: number): Uint8Array | undefined;
+  /** How often `page` was asked for RAM that a capsule does not have, since whoever wrote it did not read it. Absent on a machine. */
+  readonly lacked?: number | undefined;
 }

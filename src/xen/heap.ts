@@ -8,11 +8,13 @@ import type { Xen } from './xen.js';
 export function* eventChannelBuckets(xen: Xen, domain: Domain): Generator<{ address: bigint; channels: number }> {
   const channels = powerOfTwoBelow(PAGE_SIZE / xen.sizeOf('evtchn'));
   const bucketsPerGroup = PAGE_SIZE / 8;
-  const valid = domain.object.num('valid_evtchns');
+  // As this Xen has it: pointers in it may have been repaired since the domains were listed.
+  const object = xen.object('domain', domain.address);
+  const valid = object.num('valid_evtchns');
   for (let bucket = 0; bucket * channels < valid; bucket++) {
     const group = Math.floor(bucket / bucketsPerGroup);
-    const table = domain.object.u64(`evtchn_group[${group}]`);
-    const address = bucket === 0 ? domain.object.u64('evtchn') : bucketAt(xen, table, bucket % bucketsPerGroup);
+    const table = object.u64(`evtchn_group[${group}]`);
+    const address = bucket === 0 ? object.u64('evtchn') : bucketAt(xen, table, bucket % bucketsPerGroup);
     if (address !== 0n) yield { address, channels };
   }
 }
@@ -43,7 +45,7 @@ const bucketAt = (xen: Xen, table: bigint, index: number): bigint =>
 
 /** Active grant entries of the frames in use (Xen 4.17: common/grant_table.c `nr_active_grant_frames`). */
 export function* grantEntries(xen: Xen, domain: Domain): Generator<XenObject> {
-  const address = domain.object.u64('grant_table');
+  const address = xen.object('domain', domain.address).u64('grant_table');
   if (address === 0n) return;
   const table = xen.object('grant_table', address);
   const size = xen.sizeOf('active_grant_entry');

@@ -84,22 +84,43 @@ export function staticLocks(xen: Xen): readonly LockInstance[] {
   });
 }
 
-/** Locks in objects on Xen's heap; those of grant entries, thousands of them, only on request. */
+/** Told whose locks are missing, and why. */
+type LeftOut = (whose: string, why: string) => void;
+
+interface Collection {
+  readonly locks: LockInstance[];
+  readonly xen: Xen;
+  readonly leftOut: LeftOut;
+}
+
+/**
+ * Locks in objects on Xen's heap; those of grant entries, thousands of them, only on request.
+ * @param leftOut told what a damaged structure does not lead to any more; the others are looked at all the same
+ */
 export function heapLocks(
   xen: Xen,
   domains: readonly Domain[],
   which: 'all' | 'no-grant-entries' = 'all',
+  leftOut: LeftOut = () => undefined,
 ): readonly LockInstance[] {
   const locks: LockInstance[] = [];
-  // What a damaged structure does not lead to any more is left out; the others are looked at all the same.
-  for (const domain of domains) attempt(() => domainLocks(locks, xen, domain, which));
+  const into = { locks, xen, leftOut };
+  const unlessDamaged = (whose: string, add: () => void): void => {
+    const outcome = attempt(add);
+    if ('damage' in outcome) leftOut(whose, outcome.damage);
+  };
+  for (const domain of domains) unlessDamaged(`d${domain.id}`, () => domainLocks(into, domain, which));
   for (const vcpu of allVcpus(domains)) {
-    addLocksOf(locks, xen, vcpu.object, vcpu.name, vcpu.domain);
-    pointedTo(locks, xen, vcpu.object.u64('evtchn_fifo'), 'evtchn_fifo_vcpu', `${vcpu.name} event queue`);
+    unlessDamaged(vcpu.name, () => {
+      // As it is now: a pointer in it may have been repaired since the domains were listed.
+      const object = xen.object('vcpu', vcpu.address);
+      addLocksOf(locks, xen, object, vcpu.name, vcpu.domain);
+      pointedTo(into, object.u64('evtchn_fifo'), 'evtchn_fifo_vcpu', `${vcpu.name} event queue`);
+    });
   }
-  attempt(() => schedulerLocks(locks, xen));
+  unlessDamaged('the scheduler', () => schedulerLocks(locks, xen));
   addAll(locks, interruptLocks(xen));
-  pointedTo(locks, xen, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
+  pointedTo(into, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
   return locks;
 }
 
@@ -109,12 +130,13 @@ function schedulerLocks(locks: LockInstance[], xen: Xen): void {
   for (const queue of runQueues(xen)) addLocksOf(locks, xen, queue, 'run queue');
 }
 
-function domainLocks(locks: LockInstance[], xen: Xen, domain: Domain, which: 'all' | 'no-grant-entries'): void {
+function domainLocks(into: Collection, domain: Domain, which: 'all' | 'no-grant-entries'): void {
+  const { locks, xen } = into;
   const name = `d${domain.id}`;
-  const { object } = domain;
+  const object = xen.object('domain', domain.address);
   addLocksOf(locks, xen, object, name, domain);
   if (domain.kind === 'idle') return;
-  pointedTo(locks, xen, object.u64('grant_table'), 'grant_table', `${name} grant table`);
+  pointedTo(into, object.u64('grant_table'), 'grant_table', `${name} grant table`);
   if (which === 'all') {
     for (const entry of grantEntries(xen, domain)) addAll(locks, locksIn(xen, entry, `${name} grant entry`, NONE));
   }
@@ -126,13 +148,13 @@ function domainLocks(locks: LockInstance[], xen: Xen, domain: Domain, which: 'al
     addAll(locks, bucket);
   }
   for (const path of ['iomem_caps', 'irq_caps', 'arch.ioport_caps']) {
-    pointedTo(locks, xen, object.u64(path), 'rangeset', `${name} ${path}`);
+    pointedTo(into, object.u64(path), 'rangeset', `${name} ${path}`);
   }
   if (domain.kind !== 'hvm') return;
-  pointedTo(locks, xen, object.u64('arch.p2m'), 'p2m_domain', `${name} p2m`);
-  pointedTo(locks, xen, object.u64('arch.hvm.pl_time'), 'pl_time', `${name} platform timers`);
+  pointedTo(into, object.u64('arch.p2m'), 'p2m_domain', `${name} p2m`);
+  pointedTo(into, object.u64('arch.hvm.pl_time'), 'pl_time', `${name} platform timers`);
   for (let n = 0; n < 8; n++) {
-    pointedTo(locks, xen, object.u64(`ioreq_server.server[${n}]`), 'ioreq_server', `${name} ioreq server`);
+    pointedTo(into, object.u64(`ioreq_server.server[${n}]`), 'ioreq_server', `${name} ioreq server`);
   }
 }
 
@@ -147,8 +169,10 @@ function interruptLocks(xen: Xen): readonly LockInstance[] {
   );
 }
 
-function pointedTo(locks: LockInstance[], xen: Xen, address: bigint, struct: string, name: string): void {
-  if (address !== 0n && xen.memory.isMapped(address)) addLocksOf(locks, xen, xen.object(struct, address), name);
+function pointedTo({ locks, xen, leftOut }: Collection, address: bigint, struct: string, name: string): void {
+  if (address === 0n) return;
+  if (xen.memory.isMapped(address)) addLocksOf(locks, xen, xen.object(struct, address), name);
+  else leftOut(name, 'the pointer to it leads nowhere');
 }
 
 /** Locks of one structure. @param domain whose it is, where the structure has a half for each kind of domain */

@@ -1,5 +1,6 @@
 /** Xen's scheduler: what runs where, and credit2's and credit's run queues (Xen 4.17, common/sched/). */
 
+import { allVcpus, type Domain, type Vcpu } from './domains.js';
 import { closedList } from './list.js';
 import type { XenObject } from './object.js';
 import type { Xen } from './xen.js';
@@ -25,8 +26,9 @@ export function schedulerPrivates(xen: Xen): XenObject[] {
   const found = new Map<bigint, XenObject>();
   for (const resource of schedulerResources(xen)) {
     const data = xen.object('scheduler', resource.u64('scheduler')).u64('sched_data');
+    if (data === 0n || found.has(data)) continue;
     const kind = schedulerKind(xen, resource);
-    if (data === 0n || found.has(data) || kind === 'other') continue;
+    if (kind === 'other') continue;
     found.set(data, xen.object(kind === 'credit2' ? 'csched2_private' : 'csched_private', data));
   }
   return [...found.values()];
@@ -57,6 +59,35 @@ export function runQueues(xen: Xen): XenObject[] {
     for (const node of list.nodes) queues.push(xen.object('csched2_runqueue_data', node - link));
   }
   return queues;
+}
+
+export interface Credit2Unit {
+  readonly vcpu: Vcpu;
+  /** `struct csched2_unit`. */
+  readonly data: XenObject;
+}
+
+/** Credit2's units of all domains that can be found; its idle units are on no list. */
+export function credit2Units(xen: Xen, domains: readonly Domain[]): Credit2Unit[] {
+  const own = new Set<bigint>();
+  const kinds = new Map<bigint, SchedulerKind>();
+  for (const resource of schedulerResources(xen)) {
+    const scheduler = resource.u64('scheduler');
+    const kind = kinds.get(scheduler) ?? schedulerKind(xen, resource);
+    kinds.set(scheduler, kind);
+    if (kind === 'credit2') own.add(resource.address);
+  }
+  const units = new Map<bigint, Credit2Unit>();
+  for (const vcpu of allVcpus(domains)) {
+    if (vcpu.domain.kind === 'idle') continue;
+    const at = xen.object('vcpu', vcpu.address).u64('sched_unit');
+    if (!xen.memory.isMapped(at)) continue;
+    const unit = xen.object('sched_unit', at);
+    const data = unit.u64('priv');
+    if (xen.memory.isMapped(data) && own.has(unit.u64('res')))
+      units.set(data, { vcpu, data: xen.object('csched2_unit', data) });
+  }
+  return [...units.values()];
 }
 
 /** A CPU's run queue under the credit scheduler. */

@@ -63,16 +63,37 @@ export function heapDefect(xen: Xen, queue: TimerQueue): string | undefined {
   return undefined;
 }
 
-/** Timers on a queue's overflow list (singly linked). */
-export function overflowTimers(xen: Xen, queue: TimerQueue): bigint[] {
-  const found: bigint[] = [];
-  for (let at = queue.object.u64('list'); at !== 0n && found.length < 10_000; ) {
-    if (!xen.memory.isMapped(at) || found.includes(at)) break;
-    found.push(at);
-    at = xen.object('timer', at).u64('list_next');
-  }
-  return found;
+/** Timers on a queue's overflow list (singly linked), for which the heap has no room. */
+export interface OverflowList {
+  readonly timers: readonly bigint[];
+  /** Address of the last link that leads to one of them, or of the list's beginning: where it ends, or is broken. */
+  readonly lastLink: bigint;
+  readonly broken: string | undefined;
 }
+
+export function overflowList(xen: Xen, queue: TimerQueue): OverflowList {
+  const timers = new Set<bigint>();
+  const next = xen.offsetOf('timer', 'list_next');
+  let lastLink = queue.object.at('list');
+  for (let at = xen.memory.u64(lastLink); at !== 0n; at = xen.memory.u64(lastLink)) {
+    const broken = overflowDefect(xen, queue, at, timers);
+    if (broken !== undefined) return { timers: [...timers], lastLink, broken };
+    timers.add(at);
+    lastLink = at + next;
+  }
+  return { timers: [...timers], lastLink, broken: undefined };
+}
+
+function overflowDefect(xen: Xen, { cpu }: TimerQueue, at: bigint, before: ReadonlySet<bigint>): string | undefined {
+  if (!xen.memory.isMapped(at) || !xen.memory.isMapped(at + BigInt(xen.sizeOf('timer') - 1)))
+    return 'a link leads nowhere';
+  if (before.has(at) || before.size > OVERFLOW_LIMIT) return 'it runs in a circle';
+  const timer = xen.object('timer', at);
+  const belongs = timer.num('status') === TIMER_STATUS.inList && timer.num('cpu') === cpu;
+  return belongs ? undefined : 'what is on it does not belong there';
+}
+
+const OVERFLOW_LIMIT = 10_000;
 
 export const inactiveList = (xen: Xen, queue: TimerQueue) => closedList(xen.memory, queue.object.at('inactive'));
 

@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { eventChannels } from '../../../src/recover/microreset/event-channels.js';
 import { newBucket } from '../../support/fake-channels.js';
+import { FakeEvents } from '../../support/fake-events.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
 
@@ -45,6 +46,24 @@ describe('event-channels', () => {
   });
 
   it('finds nothing while no channel is locked', () => {
+    expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
+  });
+
+  it.each([
+    ['the last one that waits', [3, 9, 12], 12],
+    ['none, when none waits', [], 0],
+  ] as const)('takes for the last event of a queue that has none any more %s', (_, ports, last) => {
+    const events = new FakeEvents(fake, fake.hvm);
+    events.fill(7, ports);
+    events.set('queue[7].tail', 70_000);
+    const { after, findings } = planWith(fake, eventChannels);
+    expect(after.object('evtchn_fifo_vcpu', events.state).num('queue[7].tail')).toBe(last);
+    expect(findings).toEqual(['event queue 7 of d1v0: its tail is no event; written again']);
+    expect(told()).toEqual([['vcpu_mark_events_pending', fake.hvm.address]]);
+  });
+
+  it('leaves queues alone that are in order', () => {
+    new FakeEvents(fake, fake.hvm).fill(7, [3, 9]);
     expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
   });
 });

@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { timers as timersStep } from '../../../src/recover/microreset/timers.js';
-import { heapDefect, inactiveList, timerQueue } from '../../../src/xen/timers.js';
+import { heapDefect, inactiveList, overflowList, timerQueue } from '../../../src/xen/timers.js';
 import type { Xen } from '../../../src/xen/xen.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
@@ -70,6 +70,18 @@ describe('timers', () => {
     const { after, findings } = planWith(fake, timersStep);
     expect(findings).toEqual(['d0v0.singleshot_timer was about to be handled']);
     expect(onHeap(after)).toContain(timer);
+  });
+
+  it('cuts off the list of those that the heap has no room for where it leads nowhere', () => {
+    const more = [400, 500].map((expires) => fake.newTimer(0, expires));
+    for (const timer of more) fake.set('timer', timer, 'status', 4);
+    fake.set('timers', queueAt(), 'list', more[0]!);
+    fake.set('timer', more[0]!, 'list_next', more[1]!);
+    expect(planWith(fake, timersStep).writes).toEqual([]);
+    fake.set('timer', more[1]!, 'list_next', 0xdead_0000n);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(overflowList(after, timerQueue(after, 0))).toMatchObject({ timers: more, broken: undefined });
+    expect(findings).toEqual(['overflow list of CPU 0: a link leads nowhere; cut off there']);
   });
 
   it('throws out of a heap what is no timer', () => {

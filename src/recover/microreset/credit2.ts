@@ -3,12 +3,15 @@
  * scheduler lock, and each unit's data name the unit. One that names no run queue there is gets the one that has the CPU among
  * its active ones.
  *
+ * Who belongs to a queue is on a list of it, from which a unit that changes its queue is taken off for a moment.
+ *
  * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units wait for ever.
  */
 import { isInMask } from '../../xen/cpumask.js';
 import { allVcpus } from '../../xen/domains.js';
+import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
-import { capOf, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import { capOf, credit2Units, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
 import type { StepContext } from '../step.js';
 
 /** `STIME_MAX` */
@@ -34,6 +37,7 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
     if (domain.kind !== 'idle') fixUnit(xen.object('vcpu', address).u64('sched_unit'), name);
   }
   for (const [cpu, resource] of resources.entries()) fixUnit(resource.u64('sched_unit_idle'), `d[IDLE]v${cpu}`);
+  for (const queue of queues) fixMembers(queue);
 
   function fixUnit(address: bigint, name: string): void {
     if (!xen.memory.isMapped(address)) return;
@@ -49,6 +53,19 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
       capOf(xen, unit, 'credit2') === 0 && plan.set(data, 'budget', ENDLESS, `time of ${name} is not limited`),
     ];
     if (repaired.includes(true)) plan.found(`${name}: its unit, run queue or budget written again`);
+  }
+
+  /** Who belongs to a queue is on its list. Others that can be reached stay: their domain may be about to be freed. */
+  function fixMembers(queue: XenObject): void {
+    const { nodes, broken } = closedList(xen.memory, queue.at('svc'));
+    const units = credit2Units(xen, situation.domains).map(({ data }) => data);
+    const own = units.filter((data) => data.u64('rqd') === queue.address).map((data) => data.at('rqd_elem'));
+    const known = new Set(units.map((data) => data.at('rqd_elem')));
+    const listed = nodes.filter((node) => known.has(node));
+    if (broken === undefined && listed.length === own.length && own.every((node) => listed.includes(node))) return;
+    const what = `units of run queue ${queue.num('id')}`;
+    plan.linkList(queue.at('svc'), [...nodes.filter((node) => !known.has(node)), ...own], `${what} linked anew`);
+    plan.found(`${what}: ${broken ?? 'others than those listed'}; linked anew`);
   }
 
   function queueOf(cpu: number): XenObject | undefined {

@@ -9,10 +9,24 @@
  *   guest looks once in vain.
  *
  * Of a channel between two domains the sender holds the lock of its own end, and marks the other one.
+ *
+ * What Xen keeps of a FIFO queue beside it (`event-queues.ts`) follows from the queue, should it have been written over: Xen uses
+ * the number of the last event without a further look.
  */
+
+import { ifReadable } from '../../xen/damage.js';
 import type { Domain, Vcpu } from '../../xen/domains.js';
+import {
+  arrayDefect,
+  type EventQueue,
+  eventArray,
+  eventQueues,
+  queueDefect,
+  WORDS_PER_PAGE,
+} from '../../xen/event-queues.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
+import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 
 /** `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
@@ -20,7 +34,6 @@ const INTERDOMAIN = 3;
 const LINKED = 1 << 29;
 const BUSY = 1 << 28;
 const LINK_MASK = (1 << 17) - 1;
-const WORDS_PER_PAGE = 1024;
 
 export const eventChannels: Step = {
   name: 'event-channels',
@@ -30,8 +43,50 @@ export const eventChannels: Step = {
     for (const lock of context.locks.heap) {
       if (lock.owner.endsWith('event channel') && isHeld(context.xen, lock)) repair(context, lock);
     }
+    for (const domain of context.situation.domains) {
+      const array = eventArray(context.xen, domain);
+      if (array !== undefined && arrayDefect(context.xen, array) === undefined) mendQueues(context, domain, array);
+    }
   },
 };
+
+function mendQueues(context: StepContext, domain: Domain, array: XenObject): void {
+  const { plan, xen, abandoned } = context;
+  const events = array.num('num_evtchns');
+  for (const queue of eventQueues(xen, domain)) {
+    const { vcpu, priority, object, head } = queue;
+    const defect = queueDefect(queue, events);
+    if (defect === undefined) continue;
+    const reason = `event queue ${priority} of ${vcpu.name}: ${defect}`;
+    plan.set(object, 'priority', priority, reason);
+    if (head !== 0n && xen.memory.maps(head)) plan.set(object, 'head', head, reason);
+    if (object.num('tail') >= events) plan.set(object, 'tail', lastOf(xen, queue, array), reason);
+    plan.found(`${reason}; written again`);
+    const caller = abandoned[0];
+    if (caller !== undefined) plan.call(caller.cpu, 'vcpu_mark_events_pending', [vcpu.address], reason);
+  }
+}
+
+/** The last event of a queue, found in the guest's memory; 0 when none hangs in it. Where the guest wrote nonsense, so is this. */
+function lastOf(xen: Xen, { head }: EventQueue, array: XenObject): number {
+  const events = array.num('num_evtchns');
+  let last = 0;
+  let port = head === 0n ? 0 : (ifReadable(() => xen.memory.u32(head)) ?? 0);
+  for (let n = 0; n < events && port > 0 && port < events; n++) {
+    const at = eventWord(array, port);
+    const word = at === undefined ? undefined : ifReadable(() => xen.memory.u32(at));
+    if (word === undefined || (word & LINKED) === 0) break;
+    last = port;
+    port = word & LINK_MASK;
+  }
+  return last;
+}
+
+/** Where in the guest's memory the word of an event is. */
+function eventWord(array: XenObject, port: number): bigint | undefined {
+  const page = array.u64(`event_array[${Math.floor(port / WORDS_PER_PAGE)}]`);
+  return page === 0n ? undefined : page + BigInt(4 * (port % WORDS_PER_PAGE));
+}
 
 function repair(context: StepContext, lock: LockInstance): void {
   const { situation } = context;
@@ -70,7 +125,7 @@ function lookEverywhere({ plan, xen }: StepContext, vcpu: Vcpu): void {
 
 function repairFifo({ plan, xen }: StepContext, domain: Domain, vcpu: Vcpu, channel: XenObject, fifo: XenObject): void {
   const port = channel.num('port');
-  const word = wordOf(port);
+  const word = eventWord(fifo, port);
   const state = vcpu.object.u64('evtchn_fifo');
   if (word === undefined || state === 0n) return;
   const priority = channel.num('priority') & 0xf;
@@ -79,7 +134,7 @@ function repairFifo({ plan, xen }: StepContext, domain: Domain, vcpu: Vcpu, chan
   const tail = queue.num(`queue[${priority}].tail`);
   const reason = `event ${port} of ${vcpu.name} was on its way`;
   clearBusy(word);
-  const tailWord = tail === 0 || tail === port ? undefined : wordOf(tail);
+  const tailWord = tail === 0 || tail === port ? undefined : eventWord(fifo, tail);
   if (tailWord !== undefined) clearBusy(tailWord);
   if ((xen.memory.u32(word) & LINKED) === 0) return;
   if (tail !== port) {
@@ -93,11 +148,6 @@ function repairFifo({ plan, xen }: StepContext, domain: Domain, vcpu: Vcpu, chan
   }
   const control = queue.u64('control_block');
   if (control !== 0n) plan.write(control, 4, xen.memory.u32(control) | (1 << priority), reason);
-
-  function wordOf(number: number): bigint | undefined {
-    const page = fifo.u64(`event_array[${Math.floor(number / WORDS_PER_PAGE)}]`);
-    return page === 0n ? undefined : page + BigInt(4 * (number % WORDS_PER_PAGE));
-  }
 
   /** BUSY stops the guest from changing the word while Xen does. */
   function clearBusy(at: bigint): void {

@@ -8,7 +8,7 @@ import { allVcpus, type Domain, VCPU_LIMIT, type Vcpu } from '../../xen/domains.
 import { guestLines } from '../../xen/interrupts.js';
 import type { XenObject } from '../../xen/object.js';
 import { schedulerResources } from '../../xen/scheduler.js';
-import { overflowTimers, TIMER_STATUS, timerQueue } from '../../xen/timers.js';
+import { overflowList, TIMER_STATUS, timerQueue } from '../../xen/timers.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 
@@ -155,7 +155,7 @@ function cpusOfTimers(xen: Xen): ReadonlyMap<bigint, number> {
   const cpus = new Map<bigint, number>();
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
     const queue = timerQueue(xen, cpu);
-    for (const address of [...queue.slots, ...overflowTimers(xen, queue)]) cpus.set(address, cpu);
+    for (const address of [...queue.slots, ...overflowList(xen, queue).timers]) cpus.set(address, cpu);
   }
   return cpus;
 }

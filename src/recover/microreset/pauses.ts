@@ -9,11 +9,15 @@
  *
  * A domain that is being destroyed stays paused for ever and is left alone, and so is one whose dirty pages are being read in a call
  * that was preempted.
+ *
+ * Counts that cannot be, of less than nothing or of less than the toolstack's, are corrected whatever was dropped.
  */
 import type { CpuState } from '../../xen/cpus.js';
 import type { Domain } from '../../xen/domains.js';
 import { guestBytes } from '../../xen/guest-memory.js';
 import type { XenObject } from '../../xen/object.js';
+import { pauseDefect } from '../../xen/pause-counts.js';
+import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 
 /** Code that pauses a domain or a vCPU and lets it run again before it ends. */
@@ -29,14 +33,22 @@ export const pauses: Step = {
   removes: 'domains and vCPUs left paused by a dropped request, and requests to pause that would count twice',
   source: 'ours; Xen 4.17 common/domain.c, common/domctl.c',
   run(context) {
-    if (!context.wasIn(PAUSES)) return;
-    for (const cpu of context.abandoned) {
+    const wasPausing = context.wasIn(PAUSES);
+    for (const cpu of wasPausing ? context.abandoned : []) {
       undoRequest(context, cpu);
       undoShutdown(context, cpu);
     }
-    for (const domain of context.situation.domains) if (domain.kind !== 'idle') recount(context, domain);
+    for (const domain of context.situation.domains) {
+      if (domain.kind !== 'idle' && (wasPausing || cannotBe(context.xen, domain))) recount(context, domain);
+    }
   },
 };
+
+/** Counts that no thread leaves behind: something was written over them. */
+function cannotBe(xen: Xen, { address, vcpus }: Domain): boolean {
+  const isWrong = (object: XenObject): boolean => pauseDefect(object) !== undefined;
+  return isWrong(xen.object('domain', address)) || vcpus.some((vcpu) => isWrong(xen.object('vcpu', vcpu.address)));
+}
 
 function undoRequest(context: StepContext, cpu: CpuState): void {
   const { plan, xen, situation } = context;

@@ -8,11 +8,8 @@
  * The IRQ nesting count alone takes NiLiHype from 0 to 16 % (Zhou and Tamir, DSN 2018, table of increments); the
  * others are the same idea for what Xen 4.17 counts.
  */
+import { NESTING_COUNTERS, READER_SLOTS } from '../../xen/nesting.js';
 import type { Step, StepContext } from '../step.js';
-
-const COUNTERS = ['__preempt_count', 'rcu_lock_cnt', 'mm_lock_level'] as const;
-/** Per-CPU pointers to the per-CPU read-write lock that this CPU reads under (xen/percpu-rwlock.h). */
-const READER_SLOTS = ['p2m_percpu_rwlock', 'grant_rwlock'] as const;
 
 export const perCpuState: Step = {
   name: 'per-cpu-state',
@@ -27,7 +24,7 @@ function resetCpu({ plan, xen }: StepContext, cpu: number): void {
   const changed: string[] = [];
   const stat = xen.irqStat(cpu);
   if (plan.set(stat, '__local_irq_count', 0, `CPU ${cpu} is in no interrupt`)) changed.push('IRQ nesting');
-  for (const name of COUNTERS) {
+  for (const name of NESTING_COUNTERS) {
     if (plan.write(xen.perCpu(name, cpu), 4, 0, `${name} of CPU ${cpu}`)) changed.push(name);
   }
   for (const name of READER_SLOTS) {

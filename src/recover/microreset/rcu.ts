@@ -12,16 +12,12 @@
  *
  * A callback that was running, or about to, is lost: Xen takes it off its list first. What it was to free stays allocated.
  */
-import { isInMask } from '../../xen/cpumask.js';
 import type { CpuState } from '../../xen/cpus.js';
 import type { XenObject } from '../../xen/object.js';
+import { batchControl, batchDefect, CALLBACK_LISTS, callbackQueues, MOST_CALLBACKS } from '../../xen/rcu.js';
 import { onStack } from '../../xen/stack.js';
 import type { Step, StepContext } from '../step.js';
 
-/** In the order in which callbacks move, from the last to the first. */
-const LISTS = ['done', 'cur', 'nxt'] as const;
-/** More callbacks than Xen ever has waiting; beyond it a list is taken for damaged. */
-const MOST_CALLBACKS = 100_000;
 const CALLBACKS =
   /^(complete_domain_destroy|_rcu_node_free|_free_pirq_struct|sched_res_free|free_pinned_cacheattr_entry|free_msixtbl_entry|avc_node_free|_free_pg_shared_info)\b/;
 
@@ -30,9 +26,9 @@ export const rcu: Step = {
   removes: 'callback lists of RCU caught half moved, batches that would never end, barriers that nobody completes',
   source: 'ours; Xen 4.17 common/rcupdate.c',
   run(context) {
-    const { xen, situation, abandoned } = context;
+    const { xen, abandoned } = context;
     if (abandoned.length === 0) return;
-    const queues = situation.cpus.map(({ cpu }) => xen.object('rcu_data', xen.perCpu('rcu_data', cpu)));
+    const queues = callbackQueues(xen);
     withdrawBarrier(context, queues);
     for (const [cpu, queue] of queues.entries()) repairLists(context, cpu, queue);
     leaveIdle(context, queues);
@@ -54,7 +50,7 @@ function repairLists(context: StepContext, cpu: number, queue: XenObject): void 
   const seen = new Set<bigint>();
   const changed: string[] = [];
   let count = 0;
-  for (const name of LISTS) {
+  for (const name of CALLBACK_LISTS) {
     const found = walk(context, queue.at(`${name}list`), seen);
     count += found.length;
     const reason = `callbacks of CPU ${cpu}: the ${name} list`;
@@ -91,7 +87,7 @@ function walk({ xen, situation }: StepContext, head: bigint, seen: Set<bigint>):
 
 /** A CPU on its way out of the idle state says so; one that was dropped there would still count as idle, and is not. */
 function leaveIdle({ plan, xen, abandoned }: StepContext, queues: readonly XenObject[]): void {
-  const mask = xen.object('rcu_ctrlblk', xen.symbol('rcu_ctrlblk')).at('idle_cpumask');
+  const mask = batchControl(xen).at('idle_cpumask');
   for (const { cpu } of abandoned) {
     const reason = `CPU ${cpu} is not idle for RCU`;
     const wasIdle = plan.setInMask(mask, cpu, false, reason);
@@ -101,7 +97,7 @@ function leaveIdle({ plan, xen, abandoned }: StepContext, queues: readonly XenOb
 }
 
 function endBatch({ plan, xen }: StepContext, queues: readonly XenObject[]): void {
-  const control = xen.object('rcu_ctrlblk', xen.symbol('rcu_ctrlblk'));
+  const control = batchControl(xen);
   const defect = batchDefect(control, queues);
   if (defect === undefined) return;
   plan.found(`batch of callbacks: ${defect}; declared to be over`);
@@ -115,28 +111,6 @@ function endBatch({ plan, xen }: StepContext, queues: readonly XenObject[]): voi
     plan.set(queue, 'qs_pending', 0, reason);
     if (queue.u64('curlist') !== 0n) plan.set(queue, 'batch', current, reason);
   }
-}
-
-/** Why the current batch, or the next one, would never end; `undefined` when nothing is in its way. */
-function batchDefect(control: XenObject, queues: readonly XenObject[]): string | undefined {
-  const current = control.i64('cur');
-  const completed = control.i64('completed');
-  const nextPending = control.num('next_pending') !== 0;
-  if (completed !== current && completed !== current - 1n) return 'its numbers are in disorder';
-  const isOpen = completed !== current;
-  if (nextPending && !isOpen) return 'the next one was asked for, and nobody starts it';
-  const mustReport = (queue: XenObject): boolean =>
-    queue.i64('quiescbatch') !== current || queue.num('qs_pending') !== 0;
-  const awaited = queues.filter((_, cpu) => isInMask(control.memory, control.at('cpumask'), cpu));
-  if (isOpen && awaited.some((queue) => !mustReport(queue))) return 'it waits for a CPU that believes to have reported';
-  if (isOpen && awaited.length === 0 && !queues.some(mustReport)) return 'all have reported, and nobody ended it';
-  for (const queue of queues) {
-    const waits = queue.u64('curlist') !== 0n && queue.i64('batch') > completed;
-    if (!waits || queue.i64('batch') === current) continue;
-    if (queue.i64('batch') !== current + 1n) return 'callbacks wait for one that is far away';
-    if (!nextPending) return 'callbacks wait for the next one, which nobody asked for';
-  }
-  return undefined;
 }
 
 function noteLost({ plan }: StepContext, { cpu, backtrace }: CpuState): void {

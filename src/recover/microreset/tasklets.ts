@@ -5,14 +5,9 @@
  *
  * Each CPU has two lists of those that wait. One that is broken is emptied, and those that say they were on it are scheduled anew.
  */
-import { allVcpus, type Domain } from '../../xen/domains.js';
 import { closedList } from '../../xen/list.js';
-import type { XenObject } from '../../xen/object.js';
-import { sitesOf } from '../../xen/sites.js';
-import type { Xen } from '../../xen/xen.js';
+import { knownTasklets, TASKLET_LISTS } from '../../xen/tasklets.js';
 import type { Step, StepContext } from '../step.js';
-
-const taskletSites = sitesOf<'tasklet'>(new Map([['tasklet', 'tasklet']]));
 
 export const tasklets: Step = {
   name: 'tasklets',
@@ -31,21 +26,16 @@ export const tasklets: Step = {
       plan.found(`tasklet ${name} was cut off`);
     }
     for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-      for (const queue of QUEUES) mendQueue(context, caller.cpu, cpu, queue);
+      for (const queue of TASKLET_LISTS) mendQueue(context, caller.cpu, cpu, queue);
     }
   },
 };
-
-const QUEUES = [
-  { head: 'tasklet_list', isSoftirq: false },
-  { head: 'softirq_tasklet_list', isSoftirq: true },
-] as const;
 
 function mendQueue(
   { plan, xen, situation }: StepContext,
   caller: number,
   cpu: number,
-  { head, isSoftirq }: (typeof QUEUES)[number],
+  { head, isSoftirq }: (typeof TASKLET_LISTS)[number],
 ): void {
   const at = xen.perCpu(head, cpu);
   if (!xen.memory.isMapped(at)) return;
@@ -60,21 +50,4 @@ function mendQueue(
     plan.call(caller, 'tasklet_schedule', [tasklet.address], reason);
   }
   plan.found(reason);
-}
-
-function* knownTasklets(xen: Xen, domains: readonly Domain[]): Generator<XenObject> {
-  const sites = taskletSites(xen.profile);
-  for (const site of sites.globals) yield xen.object('tasklet', xen.symbol(site.name) + BigInt(site.offset));
-  for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    for (const site of sites.perCpu) {
-      yield xen.object('tasklet', xen.symbol(site.name) + BigInt(site.offset) + xen.perCpuOffset(cpu));
-    }
-  }
-  for (const { object, domain } of allVcpus(domains)) {
-    for (const site of sites.inStruct.get('vcpu') ?? []) {
-      // The PV and HVM halves of `arch` are a union.
-      if (site.arm !== undefined && site.arm !== `arch.${domain.kind}`) continue;
-      yield xen.object('tasklet', object.address + BigInt(site.offset));
-    }
-  }
 }

@@ -14,7 +14,7 @@ import {
   heapDefect,
   inactiveList,
   knownTimers,
-  overflowTimers,
+  overflowList,
   TIMER_STATUS,
   type TimerQueue,
   timerQueue,
@@ -68,7 +68,10 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
     }
   }
   const onHeap = new Set(queue.slots);
-  const overflow = new Set(overflowTimers(xen, queue));
+  const list = overflowList(xen, queue);
+  const overflow = new Set(list.timers);
+  if (list.broken !== undefined && plan.write(list.lastLink, 8, 0, `timers of CPU ${cpu}: ${list.broken}`))
+    plan.found(`overflow list of CPU ${cpu}: ${list.broken}; cut off there`);
   for (const { timer, name } of known) {
     if (timer.u64('function') === 0n) continue;
     const status = timer.num('status');
