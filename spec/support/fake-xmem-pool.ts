@@ -1,6 +1,7 @@
 /**
- * The pool of `xmalloc` in a synthetic Xen, and its two operations as Xen 4.17 makes them (common/xmalloc_tlsf.c), store by
- * store: each can be dropped after any of its stores.
+ * The pool of `xmalloc` in a synthetic Xen, and its two operations as Debian's Xen 4.17 makes them (common/xmalloc_tlsf.c; the order
+ * of stores is that of xmem_pool_alloc and xmem_pool_free in the binary), store by store: each can be dropped after any of its
+ * stores. A region without a block in use stays in the pool here; Xen gives its page back to the heap.
  */
 import type { Xen } from '../../src/xen/xen.js';
 import type { FakeXen } from './fake-xen.js';
@@ -46,14 +47,12 @@ export class FakeXmemPool {
     if (follower !== 0n) this.#put(follower + HEADER, 8, 0n);
     else yield* this.#unmark(index, found);
     yield found;
-    this.#put(found + HEADER, 8, 0n);
-    this.#put(found + HEADER + 8n, 8, 0n);
-    yield found;
+    yield* this.#setLinks(found, 0n, 0n, found);
     if (whole - size >= 32) {
       const rest = found + HEADER + BigInt(size);
-      this.#put(rest + 8n, 4, (whole - size - 16) | 1);
-      yield found;
       this.#put(rest, 8, found);
+      yield found;
+      this.#put(rest + 8n, 4, (whole - size - 16) | 1);
       yield found;
       this.#put(next, 8, rest);
       yield found;
@@ -71,9 +70,7 @@ export class FakeXmemPool {
   *free(block: bigint): Generator<bigint, undefined> {
     this.#put(block + 8n, 4, this.#word(block) | 1);
     yield block;
-    this.#put(block + HEADER, 8, 0n);
-    this.#put(block + HEADER + 8n, 8, 0n);
-    yield block;
+    yield* this.#setLinks(block, 0n, 0n, block);
     const after = this.#next(block);
     if ((this.#word(after) & 1) !== 0) {
       yield* this.#extract(after, block);
@@ -106,9 +103,7 @@ export class FakeXmemPool {
   *#insert(block: bigint, yielded = block): Generator<bigint> {
     const index = this.#indexOf(block);
     const head = this.#u64(this.#head(index));
-    this.#put(block + HEADER, 8, 0n);
-    this.#put(block + HEADER + 8n, 8, head);
-    yield yielded;
+    yield* this.#setLinks(block, 0n, head, yielded);
     if (head !== 0n) this.#put(head + HEADER, 8, block);
     yield yielded;
     this.#put(this.#head(index), 8, block);
@@ -132,8 +127,13 @@ export class FakeXmemPool {
       yield yielded;
       if (next === 0n) yield* this.#unmark(index, yielded);
     }
-    this.#put(block + HEADER, 8, 0n);
-    this.#put(block + HEADER + 8n, 8, 0n);
+    yield* this.#setLinks(block, 0n, 0n, yielded);
+  }
+
+  *#setLinks(block: bigint, previous: bigint, next: bigint, yielded: bigint): Generator<bigint> {
+    this.#put(block + HEADER, 8, previous);
+    yield yielded;
+    this.#put(block + HEADER + 8n, 8, next);
     yield yielded;
   }
 
@@ -141,8 +141,9 @@ export class FakeXmemPool {
     const second = this.pool + 4n + BigInt(4 * (index >> 5));
     this.#put(second, 4, (this.#xen.memory.u32(second) & ~(1 << (index & 31))) >>> 0);
     yield yielded;
-    if (this.#xen.memory.u32(second) === 0)
-      this.#put(this.pool, 4, (this.#xen.memory.u32(this.pool) & ~(1 << (index >> 5))) >>> 0);
+    if (this.#xen.memory.u32(second) !== 0) return;
+    this.#put(this.pool, 4, (this.#xen.memory.u32(this.pool) & ~(1 << (index >> 5))) >>> 0);
+    yield yielded;
   }
 
   #indexOf(block: bigint): number {

@@ -104,6 +104,12 @@ export class XmemPool {
     return this.#xen.memory.u64(block);
   }
 
+  /** Links of a free block to the one before it and the one behind it on its list. */
+  linksOf(block: bigint): readonly [bigint, bigint] {
+    const { memory } = this.#xen;
+    return [memory.u64(block, Number(this.overhead)), memory.u64(block, Number(this.overhead) + 8)];
+  }
+
   /**
    * The blocks of a page, without the last one of size 0; `undefined` when it is no region. Of the links back some may be wrong, not most.
    */

@@ -112,11 +112,40 @@ describe('page-allocator, the pool of xmalloc', () => {
     expect(lists.every(({ broken }) => broken === undefined)).toBe(true);
   });
 
-  const operation = fc.record({ free: fc.boolean(), size: fc.integer({ min: 1, max: 60 }), pick: fc.nat(20) });
+  it('keeps apart all blocks that can have been merged last, since headers of blocks merged earlier stay behind', () => {
+    finish(pool.alloc(16));
+    const [a, b] = [finish(pool.alloc(16))!, finish(pool.alloc(16))!];
+    finish(pool.free(a));
+    finish(pool.free(b));
+    // Whoever gets this does not write on b's header.
+    expect(finish(pool.alloc(64))).toBe(a);
+    const last = finish(pool.alloc(16))!;
+    finish(pool.free(a));
+    // The store by which the free block before it reaches to its end.
+    expect(dropAfter(pool.free(last), 17, 'xmem_pool_free')).toBe(true);
+    const { after } = planned();
+    expect(inspect(after).wrong).toEqual([]);
+    const blocks = new XmemPool(after, new FrameWords(after)).blocksOf(a & ~0xfffn)!;
+    expect(blocks.map(({ address, free }) => ({ address, free }))).toEqual(
+      [a & ~0xfffn, a, b, last].map((address) => ({ address, free: false })),
+    );
+    finish(pool.free(last));
+    expect(inspect(fake.xen()).wrong).toEqual([]);
+  });
+
+  const operation = fc.record({
+    free: fc.boolean(),
+    size: fc.integer({ min: 1, max: 60 }),
+    pick: fc.nat(20),
+    /** Whether whoever gets the block writes on all of it; otherwise old headers stay there. */
+    writes: fc.boolean(),
+  });
+  const take = (size: number) => ({ free: false, size, pick: 0, writes: false });
+  const giveBack = (pick: number) => ({ free: true, size: 1, pick, writes: false });
 
   it('makes of an operation dropped after any of its stores a pool in order, and gives away nothing that is in use', () => {
     fc.assert(
-      fc.property(fc.array(operation, { maxLength: 16 }), operation, fc.nat(24), (before, last, stores) => {
+      fc.property(fc.array(operation, { maxLength: 16 }), operation, fc.nat(32), (before, last, stores) => {
         fake = new FakeXen();
         pool = new FakeXmemPool(fake);
         const used = new Map<bigint, number>();
@@ -129,18 +158,22 @@ describe('page-allocator, the pool of xmalloc', () => {
           const given = finish(begin(next));
           if (block !== undefined) used.delete(block);
           else if (given !== undefined) used.set(given, 16 * next.size);
+          if (given !== undefined && next.writes) fake.putBytes(given + 16n, Array(16 * next.size).fill(0xa5));
         }
         expect(inspect(fake.xen()).wrong).toEqual([]);
         const freed = last.free ? [...used.keys()][last.pick % Math.max(1, used.size)] : undefined;
+        const others = [...used].filter(([block]) => block !== freed);
+        const contents = (xen: Xen) => others.map(([block, size]) => xen.memory.bytes(block + 16n, size));
+        const held = contents(fake.xen());
         if (!dropAfter(begin(last), stores, freed === undefined ? 'xmem_pool_alloc' : 'xmem_pool_free')) return;
         const { after } = planned();
         const { wrong, free } = inspect(after);
         expect(wrong).toEqual([]);
-        for (const [block, size] of used) {
+        for (const [block, size] of others) {
           for (const [at, length] of free)
-            if (block !== freed)
-              expect(at + BigInt(length) + 16n <= block || at >= block + 16n + BigInt(size)).toBe(true);
+            expect(at + BigInt(length) + 16n <= block || at >= block + 16n + BigInt(size)).toBe(true);
         }
+        expect(contents(after)).toEqual(held);
         // Whoever gave a block back may be retried: that it is then given back, once or again, does no harm where it is in use.
         if (
           freed !== undefined &&
@@ -149,9 +182,20 @@ describe('page-allocator, the pool of xmalloc', () => {
         ) {
           finish(pool.free(freed));
           expect(inspect(fake.xen()).wrong).toEqual([]);
+          expect(contents(fake.xen())).toEqual(held);
         }
       }),
-      { numRuns: 300 },
+      {
+        numRuns: 300,
+        // Found by chance (seed -2005498726): of two headers in a merged block, the first was older.
+        examples: [
+          [
+            [take(1), take(1), giveBack(0), giveBack(0), take(2), take(1), take(1), giveBack(0), giveBack(0)],
+            giveBack(0),
+            17,
+          ],
+        ],
+      },
     );
   }, 120_000);
 });

@@ -7,7 +7,8 @@
  * A block that looks free and is on no list was being taken or being given back, and the headers do not always tell which; nor does the
  * stack, where the failed function itself may be missing. It stays in use: whoever gave it back may be retried and do so again, and given
  * back twice it would be handed out twice. At worst it is lost. For the same reason a block that was just merged into the one before it
- * is separated again.
+ * is separated again: by its header, which stays where it was. Nothing clears such headers, nor do all users of memory write on all of
+ * theirs, so that there may be several. Each gets a part of its own then, and whichever is given back again, does no harm.
  * The pool's statistics (`used_size`, `num_regions`) are not corrected: nothing follows from them.
  */
 
@@ -100,22 +101,30 @@ class PoolRepair {
     this.#writeHeaders(page, settled);
   }
 
-  /** A block that was given back and merged into the free one before it still has its header. */
+  /**
+   * A block that was given back and merged into the free one before it still has its header, and 0 in the links behind it. So may others
+   * have that were merged there earlier, and nothing tells which was the last: there is a part for each.
+   */
   #separated(block: PoolBlock): PoolBlock[] {
+    const { overhead } = this.#pool;
+    const end = block.address + overhead + BigInt(block.size);
+    const starts = [block.address];
+    for (let at = block.address + overhead + 16n; at < end - overhead; at += 16n)
+      if (this.#wasMerged(at, block.address, end)) starts.push(at);
+    return starts.map((address, n) => ({
+      ...block,
+      address,
+      size: Number((starts[n + 1] ?? end) - address - overhead),
+    }));
+  }
+
+  /** Whether here is the header of a block that was given back, with the free one `before` it, and that reached to `end`. */
+  #wasMerged(at: bigint, before: bigint, end: bigint): boolean {
     const pool = this.#pool;
-    const end = block.address + pool.overhead + BigInt(block.size);
-    for (let at = block.address + pool.overhead + 16n; at < end - pool.overhead; at += 16n) {
-      const word = pool.sizeWord(at);
-      const size = word & ~7;
-      if (pool.previousOf(at) !== block.address || (word & 7) !== (FREE_BLOCK | PREVIOUS_FREE)) continue;
-      if (at + pool.overhead + BigInt(size) !== end) continue;
-      const before = Number(at - block.address - pool.overhead);
-      return [
-        { ...block, size: before },
-        { address: at, size, free: true },
-      ];
-    }
-    return [block];
+    const word = pool.sizeWord(at);
+    if (pool.previousOf(at) !== before || (word & 7) !== (FREE_BLOCK | PREVIOUS_FREE)) return false;
+    if (at + pool.overhead + BigInt(word & ~7) !== end) return false;
+    return pool.linksOf(at).every((link) => link === 0n);
   }
 
   #writeHeaders(page: bigint, blocks: readonly PoolBlock[]): void {
