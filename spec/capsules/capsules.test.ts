@@ -180,6 +180,19 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned and retried', 'd2v0 abandoned', ...IDLE],
   },
+  /** A load became a pop, over the number of the CPU that a scheduling resource stands for. Each recovery without a repair of it failed again. */
+  'scheduling-resource.capsule': {
+    findings: ['fixed-fields: scheduling of CPU 1: first CPU, number of CPUs written again'],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
+  /** The entry of each interrupt wrote a pointer over the number of its own line: each interrupt was a page fault, on every CPU. */
+  'vector-lines.capsule': {
+    findings: [
+      'vector-lines: vector 104 of CPU 0 is that of IRQ 10',
+      'vector-lines: vector 250 of CPU 1 is that of no line',
+    ],
+    cpus: ['d0v0 left', 'd1v0 abandoned', 'd2v0 left', ...IDLE],
+  },
   /** A return jumped too far and slid into `kexec_reloc`, which loaded a page table of nothing: a triple fault. */
   'page-table-lost.capsule': {
     findings: [

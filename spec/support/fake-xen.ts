@@ -332,6 +332,11 @@ export class FakeXen implements View {
     this.set('cpu_info', this.frame(cpu), 'per_cpu_offset', this.#perCpu[cpu]!);
     this.put(this.perCpu('host_vmcb', cpu), 8, 0x1000);
     this.set('stubs', this.perCpu('stubs', cpu), 'addr', this.alloc(PAGE_SIZE, PAGE_SIZE));
+    // No vector is a line's.
+    this.putBytes(
+      this.perCpu('vector_irq', cpu),
+      [...Array(256)].flatMap(() => [0, 0, 0, 0x80]),
+    );
     const timers = this.perCpu('timers', cpu);
     const heap = this.alloc(8 * (HEAP_LIMIT + 1));
     this.put(heap + 2n, 2, HEAP_LIMIT);
@@ -360,6 +365,7 @@ export class FakeXen implements View {
     for (const [cpu, resource] of this.resources.entries()) {
       this.set('sched_resource', resource, 'scheduler', scheduler);
       this.set('sched_resource', resource, 'master_cpu', cpu);
+      this.set('sched_resource', resource, 'granularity', 1);
       const pcpu = this.new('csched2_pcpu');
       this.set('csched2_pcpu', pcpu, 'rqd', queue);
       this.set('sched_resource', resource, 'sched_priv', pcpu);

@@ -29,6 +29,15 @@ export function lineOf(xen: Xen, irq: number): XenObject | undefined {
   return xen.object('irq_desc', table + BigInt(irq * xen.sizeOf('irq_desc')));
 }
 
+/** All lines. */
+export function* lines(xen: Xen): Generator<Pick<GuestLine, 'irq' | 'line'>> {
+  const count = xen.memory.u32(xen.symbol('nr_irqs'));
+  for (let irq = 0; irq < Math.min(count, LINES_LIMIT); irq++) {
+    const line = lineOf(xen, irq);
+    if (line !== undefined) yield { irq, line };
+  }
+}
+
 /** The lines that guests handle. */
 export function* guestLines(xen: Xen): Generator<GuestLine> {
   const table = xen.memory.u64(xen.symbol('irq_desc'));

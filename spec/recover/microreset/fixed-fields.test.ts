@@ -58,6 +58,14 @@ describe('fixed-fields', () => {
     expect(after.object('domain', fake.hvm.domain).u64('sched_unit_list')).toBe(fake.hvm.unit);
   });
 
+  it('gives a scheduling resource the CPU back that it stands for', () => {
+    fake.put(fake.fieldAt('sched_resource', fake.resources[1]!, 'master_cpu'), 8, 0x4_7c3d_1c77n);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['scheduling of CPU 1: first CPU, number of CPUs written again']);
+    const resource = after.object('sched_resource', fake.resources[1]!);
+    expect([resource.num('master_cpu'), resource.num('granularity')]).toEqual([1, 1]);
+  });
+
   it('has a timer call what it is there to call, with its argument, on a CPU that there is', () => {
     const timer = timerOf(fake.dom0.address, 'singleshot_timer');
     make(timer, { function: fake.symbol('s_timer_fn'), data: 0x50, cpu: 0xd8d8, status: 0x82 });

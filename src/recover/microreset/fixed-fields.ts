@@ -1,6 +1,6 @@
 /**
  * Fields that never change and follow from where their structure stands: a vCPU's number, domain and successor, the same of a scheduling
- * unit, what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
+ * unit, the CPU that a scheduling resource stands for, what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
  * these fields, at the beginning of the structures that Xen handles most, are what it hits: in a campaign of code faults half of
  * the recoveries that failed again and again did so since one of them was wrong.
  */
@@ -24,6 +24,7 @@ export const fixedFields: Step = {
         repairVcpu(context, vcpu, units[n]!, { vcpu: domain.vcpus[n + 1]?.address ?? 0n, unit: units[n + 1] ?? 0n });
       }
     }
+    repairResources(context);
     let queued: ReadonlyMap<bigint, number> | undefined;
     for (const timer of timersWithPurpose(context)) {
       repairTimer(context, timer, (address) => {
@@ -39,6 +40,18 @@ function repairDomain({ plan }: StepContext, { object, vcpus, id, kind }: Domain
   if (kind === 'idle' || object.num('max_vcpus') <= VCPU_LIMIT) return;
   plan.set(object, 'max_vcpus', vcpus.length, `d${id} has as many vCPUs as its table names`);
   plan.found(`d${id}: number of vCPUs written again`);
+}
+
+/** Each CPU is scheduled on its own, and was when the profile was verified: Xen changes that only at boot (`sched-gran`). */
+function repairResources({ plan, xen }: StepContext): void {
+  for (const [cpu, resource] of schedulerResources(xen).entries()) {
+    const reason = `CPU ${cpu} is scheduled on its own`;
+    const repaired = [
+      plan.set(resource, 'master_cpu', cpu, reason) && 'first CPU',
+      plan.set(resource, 'granularity', 1, reason) && 'number of CPUs',
+    ].filter((word) => word !== false);
+    if (repaired.length > 0) plan.found(`scheduling of CPU ${cpu}: ${repaired.join(', ')} written again`);
+  }
 }
 
 /** @param next of the same domain: vCPUs and scheduling units hang in lists in the order of their numbers */

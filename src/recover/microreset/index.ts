@@ -41,6 +41,7 @@ import { systemTime } from './system-time.js';
 import { tasklets } from './tasklets.js';
 import { text } from './text.js';
 import { timers } from './timers.js';
+import { vectorLines } from './vector-lines.js';
 import { vmExits } from './vm-exits.js';
 
 export const microreset: Mechanism = {
@@ -52,6 +53,7 @@ export const microreset: Mechanism = {
     cpuInfo,
     keptWords,
     fixedFields,
+    vectorLines,
     completeFrames,
     bounceFrames,
     batchProgress,
