@@ -193,6 +193,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 left', 'd1v0 abandoned', 'd2v0 left', ...IDLE],
   },
+  /** All softirqs of a CPU were pending, also those that there are not: the call of address 0 came again after each recovery. */
+  'softirqs-without-handler.capsule': {
+    findings: [expect.stringMatching(/^softirqs: CPU 0: softirqs 12, .*, 31 have nothing to do$/) as string],
+    cpus: ['d0v0 abandoned', 'd1v0 left', 'd[IDLE]v2 left', ...IDLE],
+  },
   /** A return jumped too far and slid into `kexec_reloc`, which loaded a page table of nothing: a triple fault. */
   'page-table-lost.capsule': {
     findings: [

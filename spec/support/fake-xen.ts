@@ -34,6 +34,8 @@ export const GUEST_KERNEL = 0xffff_ffff_8100_0000n;
 export const GUEST_PROCESS = 0x40_0000n;
 /** Where in its page each piece of guest code has a SYSCALL; the saved rip stands behind it. */
 const SYSCALL_AT = 0x20;
+/** Handlers of softirqs in Xen 4.17. */
+const SOFTIRQS = 11;
 const HEAP_LIMIT = 15;
 
 export interface FakeVcpu {
@@ -315,6 +317,8 @@ export class FakeXen implements View {
     this.#call(this.symbol('svm_vmexit_handler'), 'vcpu_wake');
     this.putBytes(this.symbol('default_idle') + 0x10n, [HLT]);
     this.put(this.symbol('max_page'), 8, SIZE / PAGE_SIZE);
+    for (let n = 0; n < SOFTIRQS; n++)
+      this.put(this.symbol('softirq_handlers') + BigInt(8 * n), 8, this.symbol('timer_softirq_action'));
   }
 
   #call(at: bigint, target: string): void {

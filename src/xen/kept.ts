@@ -1,6 +1,7 @@
 /**
- * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, and that nothing else tells: copied at the
- * attach. A stray write that hits one of them would otherwise be a failure after every recovery.
+ * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, and tables of functions that it fills at boot,
+ * which nothing else tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
+ * recovery.
  */
 import { allVcpus, type Domain, listDomains } from './domains.js';
 import type { XenObject } from './object.js';
@@ -12,10 +13,22 @@ export interface KeptWord {
   readonly value: bigint;
   /** What it is: "d1v0: vcpu_info". */
   readonly what: string;
+  /** Whether it never changes: then any other value is wrong. Else only what cannot be a pointer is. */
+  readonly constant: boolean;
   /** The domain that the structure belongs to, by address and number; absent for what is a CPU's. */
   readonly domain?: { readonly address: bigint; readonly id: number };
 }
 
+/** Handlers of softirqs: those of all machines, and five of x86 (Xen 4.17, xen/softirq.h, asm-x86/softirq.h). */
+const SOFTIRQS = 11;
+/** Handlers of interrupts that have a vector of their own, one for each vector (Xen 4.17, arch/x86/irq.c). */
+const VECTORS = 256;
+/** Filled at boot: names, and how many words. */
+const BOOT_TABLES = [
+  ['softirq_handlers', SOFTIRQS],
+  ['direct_apic_vector', VECTORS],
+  ['time_calibration_rendezvous_fn', 1],
+] as const;
 const OF_RESOURCE = ['scheduler', 'cpupool', 'schedule_lock', 'sched_unit_idle', 'sched_priv', 'cpus'] as const;
 const OF_DOMAIN = [
   ...(['vcpu', 'shared_info', 'cpupool', 'grant_table', 'evtchn', 'evtchn_fifo', 'evtchn_port_ops'] as const),
@@ -38,6 +51,7 @@ export function keepWords(xen: Xen): KeptWord[] {
     if (resource !== undefined) keepFields(xen.object('sched_resource', resource), OF_RESOURCE, `CPU ${cpu}`);
     keepFields(xen.object('timers', xen.perCpu('timers', cpu)), ['heap'], `CPU ${cpu}: timers`);
   }
+  for (const [name, words] of BOOT_TABLES) keepTable(name, words);
   const domains = listDomains(xen);
   for (const { object, address, id, kind } of domains) {
     const name = kind === 'idle' ? 'd[IDLE]' : `d${id}`;
@@ -58,8 +72,17 @@ export function keepWords(xen: Xen): KeptWord[] {
   function keep(address: bigint, what: string, domain?: KeptWord['domain']): bigint | undefined {
     const value = xen.memory.isMapped(address) ? xen.memory.u64(address) : 0n;
     if (!isPointer(value)) return undefined;
-    kept.push({ address, value, what, ...(domain === undefined ? {} : { domain }) });
+    kept.push({ address, value, what, constant: false, ...(domain === undefined ? {} : { domain }) });
     return value;
+  }
+
+  function keepTable(name: string, words: number): void {
+    if (!xen.profile.hasSymbol(name)) return;
+    for (let n = 0; n < words; n++) {
+      const address = xen.symbol(name) + BigInt(8 * n);
+      const value = xen.memory.u64(address);
+      if (value !== 0n) kept.push({ address, value, what: `${name}[${n}]`, constant: true });
+    }
   }
 }
 
@@ -67,8 +90,9 @@ export function keepWords(xen: Xen): KeptWord[] {
 export function lostWords(xen: Xen, domains: readonly Domain[], kept: readonly KeptWord[]): KeptWord[] {
   const isPointer = pointerCheck(xen);
   const numbers = new Map(domains.map(({ address, id }) => [address, id]));
-  return kept.filter(({ address, domain }) => {
+  return kept.filter(({ address, value, domain, constant }) => {
     if (domain !== undefined && numbers.get(domain.address) !== domain.id) return false;
+    if (constant) return xen.memory.u64(address) !== value;
     return xen.memory.isMapped(address) && !isPointer(xen.memory.u64(address));
   });
 }

@@ -42,6 +42,18 @@ describe('per-cpu-state', () => {
 });
 
 describe('softirqs', () => {
+  it('drops those that have no handler, and that of an NMI which there was not', () => {
+    fake.enterXen(0, 'do_sched_op');
+    const [nmi, known, unknown] = [1 << 6, 1 << 9, (1 << 31) | (1 << 11)];
+    fake.set('irq_cpustat_t', irqStat(1), '__softirq_pending', nmi | known | unknown);
+    const first = planWith(fake, softirqs);
+    expect(first.after.object('irq_cpustat_t', irqStat(1)).num('__softirq_pending')).toBe(known);
+    expect(first.findings[0]).toBe('CPU 1: softirqs 6, 11, 31 have nothing to do');
+    fake.put(fake.perCpu('softirq_nmi_vcpu', 1), 8, fake.dom0.address);
+    const second = planWith(fake, softirqs);
+    expect(second.after.object('irq_cpustat_t', irqStat(1)).num('__softirq_pending')).toBe(nmi | known);
+  });
+
   it('raises the deferred work of abandoned CPUs and keeps what was raised', () => {
     fake.enterXen(0, 'do_sched_op');
     fake.set('irq_cpustat_t', irqStat(0), '__softirq_pending', 1 << 9);

@@ -39,6 +39,12 @@ describe('kept-words', () => {
     expect(restored()).toEqual([]);
   });
 
+  it('puts back any other value in a table that never changes', () => {
+    const handler = fake.symbol('softirq_handlers') + 8n * 5n;
+    fake.put(handler, 8, fake.symbol('timer_softirq_action') - 1n);
+    expect(restored()).toEqual(['softirq_handlers[5] was damaged']);
+  });
+
   it('does not touch the memory of a domain that is gone', () => {
     fake.set('vcpu', fake.hvm.address, 'vcpu_info', 0x9e);
     fake.set('domain', fake.hvm.domain, 'domain_id', 7);
