@@ -198,6 +198,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: [expect.stringMatching(/^softirqs: CPU 0: softirqs 12, .*, 31 have nothing to do$/) as string],
     cpus: ['d0v0 abandoned', 'd1v0 left', 'd[IDLE]v2 left', ...IDLE],
   },
+  /** A page fault was about to be handed to a guest. It came again, and was handed over once more in the middle of the guest's kernel. */
+  'request-to-deliver.capsule': {
+    findings: ['bounce-frames: d1v0: a request to deliver is withdrawn'],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A return jumped too far and slid into `kexec_reloc`, which loaded a page table of nothing: a triple fault. */
   'page-table-lost.capsule': {
     findings: [

@@ -215,6 +215,14 @@ describe('bounce-frames', () => {
     expect(planWith(fake, bounceFrames).after.object('vcpu_info', info).num('evtchn_upcall_mask')).toBe(0);
   });
 
+  it('withdraws a request to deliver that nobody has begun with', () => {
+    fake.enterXen(0, 'pv_inject_event');
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.trap_bounce.flags', 1);
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(after.object('vcpu', fake.dom0.address).num('arch.pv.trap_bounce.flags')).toBe(0);
+    expect(findings).toEqual(['d0v0: a request to deliver is withdrawn']);
+  });
+
   it('leaves a delivery alone that is complete: the guest is in its handler, with its events masked', () => {
     const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
     fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);

@@ -4,7 +4,8 @@
  * a second delivery, which Xen makes by itself when the CPU goes on, would build upon:
  * - the privilege level in the frame's cs is cleared for a while: a return to it would be one to Xen;
  * - the guest's event mask is set before the frame says what it was;
- * - a process's page tables were exchanged for its kernel's while the frame is still the process's.
+ * - a process's page tables were exchanged for its kernel's while the frame is still the process's;
+ * - the request to deliver itself is there already.
  *
  * And a trap taken with the stack pointer at the very top of Xen's stack writes over the last word of the frame, the stack segment.
  *
@@ -69,8 +70,12 @@ function repair(context: StepContext, cpu: CpuState): void {
   }
   const sp = threadStackPointer(xen, cpu);
   const delivery = facts.bounceReturns.get(xen.memory.u64(stack.guestFrame - 8n));
-  if (sp >= stack.guestFrame || delivery === undefined) return;
+  if (sp >= stack.guestFrame || delivery === undefined) {
+    withdraw(context, cpu);
+    return;
+  }
   if (isDelivered(context, cpu)) return;
+  withdraw(context, cpu);
   const fromUser = frame.u64('rip') < USER_END;
   if (fromUser && delivery !== 'syscall' && (current.object.num('arch.flags') & TF_KERNEL_MODE) !== 0) {
     plan.call(cpu.cpu, 'toggle_guest_mode', [current.address], `${current.name} goes back to its process`);
@@ -82,6 +87,15 @@ function repair(context: StepContext, cpu: CpuState): void {
   if (plan.set(info, 'evtchn_upcall_mask', 0, `${current.name} had not masked its events`)) {
     plan.found(`${current.name}: its events were masked too early`);
   }
+}
+
+/**
+ * What the guest was to be told comes again by itself: an exception with its instruction, an event since it is pending. A request that
+ * is left is carried out with the next exception that Xen mends by itself, in the middle of something else.
+ */
+function withdraw({ plan }: StepContext, { current }: CpuState): void {
+  if (plan.set(current.object, 'arch.pv.trap_bounce.flags', 0, `what ${current.name} was to be told comes again`))
+    plan.found(`${current.name}: a request to deliver is withdrawn`);
 }
 
 /** Whether the delivery has come so far that it stands, and completes it. */
