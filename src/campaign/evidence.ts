@@ -1,5 +1,5 @@
 /** What is kept of a trial that did not go well: the consoles of all VMs, and what every CPU was doing at the end. */
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isNinelivesError } from '../common/errors.js';
 import type { Failure } from '../detect/failure.js';
@@ -41,8 +41,8 @@ export interface EvidenceOptions {
 }
 
 /**
- * Writes `console-*.log`, `end.txt` and, with a sender outside the box, `pings.txt` to `dir`, and `end.capsule` where no failure left a capsule: of what was not detected, or of a
- * machine that QEMU stopped. The box stands still afterwards.
+ * Writes `console-*.log`, `end.txt`, `end.capsule` and, with a sender outside the box, `pings.txt` to `dir`. The box stands still
+ * afterwards.
  */
 export async function keepEvidence(dir: string, box: Box, target: Target, options: EvidenceOptions): Promise<void> {
   const said = readFileSync(consoleLogIn(box.runtimeDir, CONSOLE)).subarray(options.mark);
@@ -55,10 +55,8 @@ export async function keepEvidence(dir: string, box: Box, target: Target, option
   await box.machine.freeze();
   const view = await box.machine.capture();
   const lines = endOf(view, target);
-  if (!readdirSync(dir).some((name) => name.endsWith('.capsule'))) {
-    const problem = keepCapsule(join(dir, 'end.capsule'), view, target, options);
-    if (problem !== undefined) lines.push(problem);
-  }
+  const problem = keepCapsule(join(dir, 'end.capsule'), view, target, options);
+  if (problem !== undefined) lines.push(problem);
   writeFileSync(join(dir, 'end.txt'), `${lines.join('\n')}\n`);
 }
 
@@ -73,7 +71,7 @@ function keepCapsule(
   const xen = target.at(recording);
   try {
     makePlan(mechanism, xen, target.facts, { scope: 'everything' });
-    const failure: Failure = { kind: 'halt', summary: `not detected: ${cause}`, detectedAtMs: performance.now() };
+    const failure: Failure = { kind: 'halt', summary: `the end of the run: ${cause}`, detectedAtMs: performance.now() };
     saveCapsule(path, { recording, xen, failure, mechanism, note: cause });
     return undefined;
   } catch (error) {
