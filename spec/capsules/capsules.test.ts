@@ -300,6 +300,30 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['d0v0', 'd3v0', 'd1v0', 'd0v1'].map((vcpu) => `bounce-frames: ${vcpu}: a delivery was all but complete`),
     cpus: ['d0v0 abandoned', 'd3v0 abandoned', 'd1v0 abandoned', 'd0v1 abandoned'],
   },
+  /**
+   * A bit flip in `evtchn_fifo_set_pending`: 0x77 bytes before dom0's event queues, which lie right behind a CPU's stack, a bit was set
+   * in the frame of dom0's vCPU. The CPU was idle; dom0 panicked when it went back to it.
+   */
+  'frame-behind-stack.capsule': {
+    findings: [
+      'bounce-frames: d0v0: stack segment in its frame restored',
+      'event-channels: an event for d0v0 (port 1) was on its way',
+      'event-channels: event queue 1 of d0v0: it has the number of another; written again',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd[IDLE]v1 left', 'd2v0 left', ...IDLE],
+  },
+  /**
+   * Another one there: half of the address of two vCPUs' control blocks was that of an event channel, which Xen maps as well. It
+   * set the queues' "ready" bits in the channel's lock, and dom0 got no event any more.
+   */
+  'control-block.capsule': {
+    findings: [
+      'event-channels: control block of the events of d0v0 was another; written again',
+      'event-channels: control block of the events of d1v0 was another; written again',
+      'event-channels: an event for d1v0 (port 3) was on its way',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
 };
 
 function replay(name: string): Plan {

@@ -2,7 +2,9 @@
 import { PAGE_SIZE } from '../../src/x86/address.js';
 import type { FakeVcpu, FakeXen } from './fake-xen.js';
 
-export const LINKED = 1 << 29;
+export const PENDING = 2 ** 31;
+export const MASKED = 2 ** 30;
+export const LINKED = 2 ** 29;
 const EVENTS = 1024;
 
 export class FakeEvents {
@@ -13,11 +15,13 @@ export class FakeEvents {
   /** `struct evtchn_fifo_control_block` */
   readonly block: bigint;
   readonly #fake: FakeXen;
+  readonly #vcpu: FakeVcpu;
   readonly #words: bigint;
 
   /** Gives a vCPU's domain an array of 1024 events, and the vCPU its queues, all of them empty. */
   constructor(fake: FakeXen, vcpu: FakeVcpu) {
     this.#fake = fake;
+    this.#vcpu = vcpu;
     this.array = fake.new('evtchn_fifo_domain');
     this.state = fake.new('evtchn_fifo_vcpu');
     this.block = fake.alloc(PAGE_SIZE, PAGE_SIZE);
@@ -41,11 +45,23 @@ export class FakeEvents {
     this.#fake.set('evtchn_fifo_vcpu', this.state, field, value);
   }
 
-  /** Has events wait in a queue, in this order. */
+  /** Where the word of an event is. */
+  word(port: number): bigint {
+    return this.#words + BigInt(4 * port);
+  }
+
+  setWord(port: number, word: number): void {
+    this.#fake.put(this.word(port), 4, word);
+  }
+
+  /** Has events wait in a queue, in this order, and the guest told so. */
   fill(priority: number, ports: readonly number[]): void {
     this.#fake.put(this.head(priority), 4, ports[0] ?? 0);
-    for (const [n, port] of ports.entries())
-      this.#fake.put(this.#words + BigInt(4 * port), 4, LINKED | (ports[n + 1] ?? 0));
+    for (const [n, port] of ports.entries()) this.setWord(port, PENDING + LINKED + (ports[n + 1] ?? 0));
     this.set(`queue[${priority}].tail`, ports.at(-1) ?? 0);
+    if (ports.length === 0) return;
+    const ready = this.#fake.get('evtchn_fifo_control_block', this.block, 'ready');
+    this.#fake.set('evtchn_fifo_control_block', this.block, 'ready', ready | (1n << BigInt(priority)));
+    this.#fake.put(this.#fake.get('vcpu', this.#vcpu.address, 'vcpu_info'), 1, 1);
   }
 }

@@ -12,6 +12,9 @@ const MOST_EVENTS = 131_072;
 /** Events of a page of the array. */
 export const WORDS_PER_PAGE = 1024;
 
+/** Bits of an event's word (public/event_channel.h). The rest of it names the event that follows in the queue. */
+export const EVENT = { pending: 2 ** 31, masked: 2 ** 30, linked: 2 ** 29, busy: 2 ** 28, next: 2 ** 17 - 1 } as const;
+
 export interface EventQueue {
   readonly vcpu: Vcpu;
   readonly priority: number;
@@ -38,13 +41,36 @@ export function arrayDefect(xen: Xen, array: XenObject): string | undefined {
   return undefined;
 }
 
+/** Where in the guest's memory the word of an event is; `undefined` where the array has no page for it. */
+export function eventWord(array: XenObject, port: number): bigint | undefined {
+  const page = array.u64(`event_array[${Math.floor(port / WORDS_PER_PAGE)}]`);
+  return page === 0n ? undefined : page + BigInt(4 * (port % WORDS_PER_PAGE));
+}
+
+/** `struct evtchn_fifo_vcpu` of a vCPU that has such queues. */
+export function queueState(xen: Xen, vcpu: Vcpu): XenObject | undefined {
+  const address = xen.object('vcpu', vcpu.address).u64('evtchn_fifo');
+  return address === 0n ? undefined : xen.object('evtchn_fifo_vcpu', address);
+}
+
+/** The control block that most of a vCPU's queues lead to: each has the address of its own head in there. */
+export function electedBlock(xen: Xen, state: XenObject): bigint | undefined {
+  const votes = new Map<bigint, number>();
+  const first = xen.offsetOf('evtchn_fifo_control_block', 'head');
+  for (let priority = 0; priority < QUEUES; priority++) {
+    const block = state.u64(`queue[${priority}].head`) - first - BigInt(4 * priority);
+    votes.set(block, (votes.get(block) ?? 0) + 1);
+  }
+  const [elected] = [...votes].find(([, count]) => count > QUEUES / 2) ?? [];
+  return elected !== undefined && xen.memory.maps(elected) ? elected : undefined;
+}
+
 export function* eventQueues(xen: Xen, domain: Domain): Generator<EventQueue> {
   const size = BigInt(xen.sizeOf('evtchn_fifo_queue'));
   const first = xen.offsetOf('evtchn_fifo_control_block', 'head');
   for (const vcpu of domain.vcpus) {
-    const address = xen.object('vcpu', vcpu.address).u64('evtchn_fifo');
-    if (address === 0n) continue;
-    const state = xen.object('evtchn_fifo_vcpu', address);
+    const state = queueState(xen, vcpu);
+    if (state === undefined) continue;
     const block = state.u64('control_block');
     const queues = state.at('queue');
     for (let priority = 0; priority < QUEUES; priority++) {

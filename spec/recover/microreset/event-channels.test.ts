@@ -62,6 +62,22 @@ describe('event-channels', () => {
     expect(told()).toEqual([['vcpu_mark_events_pending', fake.hvm.address]]);
   });
 
+  it('writes a control block again that is not the one its queues lead to, and leaves the queues alone', () => {
+    const events = new FakeEvents(fake, fake.hvm);
+    events.fill(7, [3, 9]);
+    events.set('control_block', own);
+    const { writes, after, findings } = planWith(fake, eventChannels);
+    expect(writes).toHaveLength(1);
+    expect(after.object('evtchn_fifo_vcpu', events.state).u64('control_block')).toBe(events.block);
+    expect(findings).toEqual(['control block of the events of d1v0 was another; written again']);
+  });
+
+  it('has a vCPU look at its events once, however many of its queues were wrong', () => {
+    const events = new FakeEvents(fake, fake.hvm);
+    for (const priority of [3, 4, 5]) events.set(`queue[${priority}].tail`, 70_000);
+    expect(told()).toEqual([['vcpu_mark_events_pending', fake.hvm.address]]);
+  });
+
   it('leaves queues alone that are in order', () => {
     new FakeEvents(fake, fake.hvm).fill(7, [3, 9]);
     expect(planWith(fake, eventChannels).plan.edits).toEqual([]);

@@ -208,6 +208,23 @@ describe('bounce-frames', () => {
     expect(findings).toEqual(['d0v0: stack segment in its frame restored']);
   });
 
+  it('gives it the stack segment of a 64-bit guest for one that is none, also where the CPU is idle', () => {
+    fake.run(0, fake.idle[0]!);
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.dom0.address);
+    fake.setFrame(0, { ss: 0xf02b });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(frameOf(after).num('ss')).toBe(0xe02b);
+    expect(findings).toEqual(['d0v0: stack segment in its frame restored']);
+  });
+
+  it.each([
+    ["of the guest's own table", 0xe033, 0x2b],
+    ['of a 32-bit guest', 0xe019, 0xe021],
+  ])('leaves a stack segment %s', (_, cs, ss) => {
+    fake.setFrame(0, { cs, ss });
+    expect(frameOf(planWith(fake, bounceFrames).after).num('ss')).toBe(ss);
+  });
+
   it('clears the mask that a dropped delivery of an event had set', () => {
     const info = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
     fake.set('vcpu_info', info, 'evtchn_upcall_mask', 1);

@@ -7,7 +7,9 @@
  * - a process's page tables were exchanged for its kernel's while the frame is still the process's;
  * - the request to deliver itself is there already.
  *
- * And a trap taken with the stack pointer at the very top of Xen's stack writes over the last word of the frame, the stack segment.
+ * And a trap taken with the stack pointer at the very top of Xen's stack writes over the last word of the frame, the stack segment;
+ * what lies behind a stack belongs to others, and damaged code that stores with a wrong sign hits frames from there. A CPU that is
+ * idle has the frame of the vCPU that it ran last.
  *
  * The frame on Xen's stack is rewritten last: flags, stack, selectors, and the instruction pointer at the very end, whereupon the
  * request to deliver is withdrawn. From the moment that its stack pointer is the new one the delivery is completed instead: what the
@@ -17,6 +19,7 @@
  * that failed there.
  */
 import type { CpuState } from '../../xen/cpus.js';
+import type { Vcpu } from '../../xen/domains.js';
 import { guestBytes } from '../../xen/guest-memory.js';
 import { threadStackPointer } from '../../xen/hypercalls.js';
 import { type Step, type StepContext, TF_KERNEL_MODE } from '../step.js';
@@ -28,6 +31,8 @@ const INTERRUPT_FLAG = 1n << 9n;
 const FORBIDDEN_FLAGS = (3n << 12n) | (1n << 14n) | (1n << 17n);
 /** Selectors of a PV guest's kernel (Xen: public/arch-x86/xen-x86_64.h). */
 const FLAT_KERNEL = { cs: 0xe033, ss: 0xe02b } as const;
+/** From here on a PV guest's segment table is Xen's (Xen: public/arch-x86/xen.h); a 64-bit one gets one stack segment there. */
+const RESERVED_SELECTORS = 0xe000;
 /** `TRAP_syscall` in `entry_vector`: the CPU goes back by SYSRET where it can. */
 const TRAP_SYSCALL = 0x100;
 /**
@@ -47,6 +52,10 @@ export const bounceFrames: Step = {
   source: 'ours; Xen 4.17 x86_64/entry.S',
   run(context) {
     for (const cpu of context.abandoned) if (cpu.current.domain.kind === 'pv') repair(context, cpu);
+    for (const cpu of context.situation.cpus) {
+      const isIdle = cpu.current.domain.kind === 'idle' && cpu.loaded.domain.kind === 'pv';
+      if (isIdle) repairSelectors(context, cpu.loaded, cpu);
+    }
   },
 };
 
@@ -54,15 +63,7 @@ function repair(context: StepContext, cpu: CpuState): void {
   const { plan, xen, facts } = context;
   const { current, stack } = cpu;
   const frame = xen.object('cpu_user_regs', stack.guestFrame);
-  const cs = frame.num('cs');
-  if ((cs & RING_3) === 0 && cs !== 0) {
-    plan.set(frame, 'cs', cs | RING_3, `${current.name} is a PV guest and runs in ring 3`);
-    plan.found(`${current.name}: privilege level in its frame restored`);
-  }
-  if (cs !== 0 && frame.num('ss') === 0) {
-    plan.set(frame, 'ss', FLAT_KERNEL.ss, `${current.name} cannot run in ring 3 without a stack segment`);
-    plan.found(`${current.name}: stack segment in its frame restored`);
-  }
+  const cs = repairSelectors(context, current, cpu);
   const flags = frame.u64('rflags');
   const legal = (flags & ~FORBIDDEN_FLAGS) | INTERRUPT_FLAG;
   if (cs !== 0 && plan.set(frame, 'rflags', legal, `${current.name} runs with interrupts on and without privileges`)) {
@@ -96,6 +97,23 @@ function repair(context: StepContext, cpu: CpuState): void {
 function withdraw({ plan }: StepContext, { current }: CpuState): void {
   if (plan.set(current.object, 'arch.pv.trap_bounce.flags', 0, `what ${current.name} was to be told comes again`))
     plan.found(`${current.name}: a request to deliver is withdrawn`);
+}
+
+/** Those of the frame on a CPU's stack, which is this vCPU's. @returns the code segment that the frame had */
+function repairSelectors({ plan, xen }: StepContext, { name }: Vcpu, { stack }: CpuState): number {
+  const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  const cs = frame.num('cs');
+  if ((cs & RING_3) === 0 && cs !== 0) {
+    plan.set(frame, 'cs', cs | RING_3, `${name} is a PV guest and runs in ring 3`);
+    plan.found(`${name}: privilege level in its frame restored`);
+  }
+  const ss = frame.num('ss');
+  const isNone = ss === 0 || (cs === FLAT_KERNEL.cs && ss >= RESERVED_SELECTORS && ss !== FLAT_KERNEL.ss);
+  if (cs !== 0 && isNone) {
+    plan.set(frame, 'ss', FLAT_KERNEL.ss, `${name} cannot run in ring 3 without a stack segment`);
+    plan.found(`${name}: stack segment in its frame restored`);
+  }
+  return cs;
 }
 
 /** Whether the delivery has come so far that it stands, and completes it. */

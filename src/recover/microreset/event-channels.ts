@@ -11,47 +11,76 @@
  * Of a channel between two domains the sender holds the lock of its own end, and marks the other one.
  *
  * What Xen keeps of a FIFO queue beside it (`event-queues.ts`) follows from the queue, should it have been written over: Xen uses
- * the number of the last event without a further look.
+ * the number of the last event without a further look. The queues and the control block lead to each other, so the majority
+ * tells which is right. Last of all, events that were lost without a trace of their sender are linked (`lost-events.ts`).
  */
 
 import { ifReadable } from '../../xen/damage.js';
 import type { Domain, Vcpu } from '../../xen/domains.js';
 import {
   arrayDefect,
+  EVENT,
   type EventQueue,
+  electedBlock,
   eventArray,
   eventQueues,
+  eventWord,
   queueDefect,
-  WORDS_PER_PAGE,
+  queueState,
 } from '../../xen/event-queues.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
+import { linkLostEvents } from './lost-events.js';
 
 /** `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
 const INTERDOMAIN = 3;
-const LINKED = 1 << 29;
-const BUSY = 1 << 28;
-const LINK_MASK = (1 << 17) - 1;
+
+/** Has a vCPU look at its events, once, however many reasons there are. */
+type Tell = (vcpu: Vcpu, reason: string) => void;
 
 export const eventChannels: Step = {
   name: 'event-channels',
   removes: 'events marked as delivered that are in no queue of their guest',
   source: 'field observation; Xen 4.17 common/event_fifo.c',
   run(context) {
-    for (const lock of context.locks.heap) {
-      if (lock.owner.endsWith('event channel') && isHeld(context.xen, lock)) repair(context, lock);
-    }
-    for (const domain of context.situation.domains) {
+    const tell = teller(context);
+    const queued = context.situation.domains.flatMap((domain) => {
       const array = eventArray(context.xen, domain);
-      if (array !== undefined && arrayDefect(context.xen, array) === undefined) mendQueues(context, domain, array);
+      return array === undefined || arrayDefect(context.xen, array) !== undefined ? [] : [{ domain, array }];
+    });
+    for (const { domain } of queued) for (const vcpu of domain.vcpus) mendBlock(context, vcpu);
+    for (const lock of context.locks.heap) {
+      if (lock.owner.endsWith('event channel') && isHeld(context.xen, lock)) repair(context, lock, tell);
+    }
+    for (const { domain, array } of queued) {
+      mendQueues(context, domain, array, tell);
+      linkLostEvents(context, domain, array, tell);
     }
   },
 };
 
-function mendQueues(context: StepContext, domain: Domain, array: XenObject): void {
-  const { plan, xen, abandoned } = context;
+function teller({ plan, abandoned }: StepContext): Tell {
+  const told = new Set<bigint>();
+  return ({ address }, reason) => {
+    const caller = abandoned[told.size % abandoned.length];
+    if (caller === undefined || told.has(address)) return;
+    told.add(address);
+    plan.call(caller.cpu, 'vcpu_mark_events_pending', [address], reason);
+  };
+}
+
+function mendBlock({ plan, xen }: StepContext, vcpu: Vcpu): void {
+  const state = queueState(xen, vcpu);
+  const block = state && ifReadable(() => electedBlock(xen, state));
+  if (state === undefined || block === undefined) return;
+  const reason = `the queues of ${vcpu.name} lead to its control block`;
+  if (plan.set(state, 'control_block', block, reason))
+    plan.found(`control block of the events of ${vcpu.name} was another; written again`);
+}
+
+function mendQueues({ plan, xen }: StepContext, domain: Domain, array: XenObject, tell: Tell): void {
   const events = array.num('num_evtchns');
   for (const queue of eventQueues(xen, domain)) {
     const { vcpu, priority, object, head } = queue;
@@ -62,8 +91,7 @@ function mendQueues(context: StepContext, domain: Domain, array: XenObject): voi
     if (head !== 0n && xen.memory.maps(head)) plan.set(object, 'head', head, reason);
     if (object.num('tail') >= events) plan.set(object, 'tail', lastOf(xen, queue, array), reason);
     plan.found(`${reason}; written again`);
-    const caller = abandoned[0];
-    if (caller !== undefined) plan.call(caller.cpu, 'vcpu_mark_events_pending', [vcpu.address], reason);
+    tell(vcpu, reason);
   }
 }
 
@@ -75,24 +103,18 @@ function lastOf(xen: Xen, { head }: EventQueue, array: XenObject): number {
   for (let n = 0; n < events && port > 0 && port < events; n++) {
     const at = eventWord(array, port);
     const word = at === undefined ? undefined : ifReadable(() => xen.memory.u32(at));
-    if (word === undefined || (word & LINKED) === 0) break;
+    if (word === undefined || (word & EVENT.linked) === 0) break;
     last = port;
-    port = word & LINK_MASK;
+    port = word & EVENT.next;
   }
   return last;
 }
 
-/** Where in the guest's memory the word of an event is. */
-function eventWord(array: XenObject, port: number): bigint | undefined {
-  const page = array.u64(`event_array[${Math.floor(port / WORDS_PER_PAGE)}]`);
-  return page === 0n ? undefined : page + BigInt(4 * (port % WORDS_PER_PAGE));
-}
-
-function repair(context: StepContext, lock: LockInstance): void {
+function repair(context: StepContext, lock: LockInstance, tell: Tell): void {
   const { situation } = context;
   const channel = channelOf(context, lock);
   const domain = situation.domains.find(({ id }) => lock.owner.startsWith(`d${id} `));
-  repairEnd(context, domain, channel);
+  repairEnd(context, domain, channel, tell);
   if (channel.num('state') !== INTERDOMAIN) return;
   const remote = situation.domains.find(({ address }) => address === channel.u64('u.interdomain.remote_dom'));
   const port = channel.num('u.interdomain.remote_port');
@@ -100,13 +122,13 @@ function repair(context: StepContext, lock: LockInstance): void {
     .filter(({ owner }) => remote !== undefined && owner === `d${remote.id} event channel`)
     .map((one) => channelOf(context, one))
     .find((one) => one.num('port') === port);
-  if (other !== undefined) repairEnd(context, remote, other);
+  if (other !== undefined) repairEnd(context, remote, other, tell);
 }
 
 const channelOf = ({ xen }: StepContext, { address }: LockInstance): XenObject =>
   xen.object('evtchn', address - xen.offsetOf('evtchn', 'lock'));
 
-function repairEnd(context: StepContext, domain: Domain | undefined, channel: XenObject): void {
+function repairEnd(context: StepContext, domain: Domain | undefined, channel: XenObject, tell: Tell): void {
   const { plan, xen } = context;
   const vcpu = domain?.vcpus.find(({ id }) => id === channel.num('notify_vcpu_id'));
   if (domain === undefined || vcpu === undefined) return;
@@ -114,7 +136,7 @@ function repairEnd(context: StepContext, domain: Domain | undefined, channel: Xe
   if (fifo === 0n) lookEverywhere(context, vcpu);
   else repairFifo(context, domain, vcpu, channel, xen.object('evtchn_fifo_domain', fifo));
   plan.found(`an event for ${vcpu.name} (port ${channel.num('port')}) was on its way`);
-  plan.call(context.abandoned[0]!.cpu, 'vcpu_mark_events_pending', [vcpu.address], `${vcpu.name} looks at its events`);
+  tell(vcpu, `${vcpu.name} looks at its events`);
 }
 
 /** Two-level channels: one word of selectors, each for 64 events. */
@@ -136,12 +158,12 @@ function repairFifo({ plan, xen }: StepContext, domain: Domain, vcpu: Vcpu, chan
   clearBusy(word);
   const tailWord = tail === 0 || tail === port ? undefined : eventWord(fifo, tail);
   if (tailWord !== undefined) clearBusy(tailWord);
-  if ((xen.memory.u32(word) & LINKED) === 0) return;
+  if ((xen.memory.u32(word) & EVENT.linked) === 0) return;
   if (tail !== port) {
-    const tailLeadsHere = tailWord !== undefined && (xen.memory.u32(tailWord) & LINK_MASK) === port;
+    const tailLeadsHere = tailWord !== undefined && (xen.memory.u32(tailWord) & EVENT.next) === port;
     const headLeadsHere = head !== 0n && xen.memory.u32(head) === port;
     if (!tailLeadsHere && !headLeadsHere) {
-      plan.write(word, 4, xen.memory.u32(word) & ~LINKED, reason);
+      plan.write(word, 4, xen.memory.u32(word) & ~EVENT.linked, reason);
       return;
     }
     plan.set(queue, `queue[${priority}].tail`, port, reason);
@@ -152,6 +174,7 @@ function repairFifo({ plan, xen }: StepContext, domain: Domain, vcpu: Vcpu, chan
   /** BUSY stops the guest from changing the word while Xen does. */
   function clearBusy(at: bigint): void {
     const value = xen.memory.u32(at);
-    if ((value & BUSY) !== 0) plan.write(at, 4, value & ~BUSY, `d${domain.id}: nobody changes the event's word`);
+    if ((value & EVENT.busy) !== 0)
+      plan.write(at, 4, value & ~EVENT.busy, `d${domain.id}: nobody changes the event's word`);
   }
 }
