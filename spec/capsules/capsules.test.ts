@@ -259,6 +259,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
       'd[IDLE]v7 left',
     ],
   },
+  /** Each reading of the clock put a CPU's time forward: two guests were told that it was minutes later, and stood once it was set back. */
+  'told-time.capsule': {
+    findings: [
+      'system-time: CPU 2: its time was off by 604890 ms',
+      "system-time: Xen's time goes on 1062951 ms ahead, where a guest has it",
+    ],
+    cpus: [0, 1, 2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`),
+  },
   /** A load that became a store put an address that is no timer into the heaps of two CPUs. */
   'heap-slot.capsule': {
     findings: [

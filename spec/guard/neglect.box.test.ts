@@ -28,6 +28,16 @@ function change(name: string, code: readonly number[]): Promise<void> {
   return box.machine.writePhysicalStub(memory.physicalAddress(target.xen.symbol(name)), Uint8Array.from(code));
 }
 
+/** Puts another byte into an instruction near the beginning of a function of Xen's. */
+function changeByte(name: string, instruction: readonly number[], at: number, byte: number): Promise<void> {
+  const { memory } = target.xen;
+  const code = Buffer.from(memory.bytes(target.xen.symbol(name), 128));
+  const found = code.indexOf(Buffer.from(instruction));
+  if (found < 0) throw new Error(`${name} has no such instruction`);
+  const address = memory.physicalAddress(target.xen.symbol(name) + BigInt(found + at));
+  return box.machine.writePhysicalStub(address, Uint8Array.of(byte));
+}
+
 /** Interrupts that guests have in their hands, with the counts of their lines. */
 const allNotes = (xen: Xen) =>
   Array.from({ length: xen.cpuCount }, (_, cpu) => pendingEois(xen, cpu))
@@ -109,6 +119,26 @@ describe('the VMs of a hypervisor', () => {
     const before = sampleOf(box);
     // ret
     await change('timer_softirq_action', [0xc3]);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('live when time fell back with each calibration', async () => {
+    const before = sampleOf(box);
+    // mov 0x1c(%rsi),%eax becomes mov 0x1c(%rsi),%edx: the factor is not loaded. Time runs too fast, or stands, by what the scale is.
+    await changeByte('get_s_time', [0x8b, 0x46, 0x1c], 1, 0x56);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('live when they were told that it was later than it is', async () => {
+    const before = sampleOf(box);
+    // add 0x8(%rsi),%rax becomes add %rax,0x8(%rsi): each reading of the clock puts it forward.
+    await changeByte('get_s_time', [0x48, 0x03, 0x46, 0x08], 1, 0x01);
     const recovery = await guard.nextRecovery(DETECTION_MS);
     expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
     expect(await guard.nextRecovery(3000)).toBeUndefined();

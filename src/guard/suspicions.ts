@@ -1,5 +1,6 @@
 /** What the watches suspect in the running box, and what has to be so in the frozen one for it to be a failure. */
 import { isLeftLate, type LateTimer, LateTimerWatch, leastPace, TimerSampler } from '../detect/late-timers.js';
+import { isWithoutTicks, type LostTicks, LostTickWatch, TickSampler } from '../detect/lost-ticks.js';
 import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
@@ -9,6 +10,8 @@ import { listDomains } from '../xen/domains.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
 
+/** After so much of its own time a CPU that runs a guest is interrupted, in milliseconds (see `detect/lost-ticks.ts`). */
+const TICK_MS = 15;
 /** What a CPU does that does something is told by more looks. */
 const BUSY_LOOKS = 4;
 
@@ -36,6 +39,8 @@ export class Suspicions {
   readonly #sampler: NeglectSampler;
   readonly #timers: LateTimerWatch;
   readonly #timerSampler: TimerSampler;
+  readonly #ticks: LostTickWatch;
+  readonly #tickSampler: TickSampler;
 
   constructor(target: Target) {
     this.#target = target;
@@ -43,6 +48,8 @@ export class Suspicions {
     this.#sampler = new NeglectSampler(target.xen);
     this.#timers = new LateTimerWatch(leastPace(target.machine.threadIds));
     this.#timerSampler = new TimerSampler(target.xen);
+    this.#ticks = new LostTickWatch(target.machine.threadIds);
+    this.#tickSampler = new TickSampler(target.xen);
   }
 
   /** One look at the running machine. */
@@ -52,6 +59,9 @@ export class Suspicions {
     const times = this.#words.map((_, cpu) => threadTimes(machine.pid, threads[cpu]!));
     const nowMs = performance.now();
     const samples = this.#words.map((words, cpu) => sampleProgress(xen, words, times[cpu]!));
+    // Before the hang watch, which suspects the same CPUs more often.
+    const lost = this.#ticks.observe(this.#tickSampler.cpus(times), nowMs);
+    if (lost !== undefined) return this.#withoutTicks(lost);
     const [hung] = this.#hangs.observe(samples, nowMs);
     if (hung !== undefined) return this.#hung(hung.cpu, hung.stalledMs);
     const asleep = (cpu: number): boolean => isAsleep(machine.pid, threads[cpu]!);
@@ -70,6 +80,32 @@ export class Suspicions {
       summary: (ms, at) => `CPU ${cpu} did not handle a timer that was due, for ${Math.round(ms)} ms, at ${at}`,
       isSo: (xen) => this.#shows(xen, cpu, (state) => isLeftLate(xen, late, state)),
     };
+  }
+
+  /** Between the looks it has to execute for as long as a scheduler ever lets it: what the host delayed came with the first freeze. */
+  #withoutTicks(lost: LostTicks): Suspect {
+    const { cpu, stalledMs } = lost;
+    let looks = 0;
+    let ranMs = 0;
+    const isSo = (xen: Xen, state: CpuState): boolean => {
+      const now = this.#ranMs(cpu);
+      if (looks++ === 0) ranMs = now;
+      const hasRun = looks < BUSY_LOOKS || now - ranMs > TICK_MS;
+      return hasRun && isWithoutTicks(xen, lost, state);
+    };
+    return {
+      cpu,
+      stalledMs,
+      looks: BUSY_LOOKS,
+      summary: (ms, at) => `CPU ${cpu} ran a guest, and no timer interrupted it, for ${Math.round(ms)} ms, at ${at}`,
+      isSo: (xen) => this.#shows(xen, cpu, (state) => isSo(xen, state)),
+    };
+  }
+
+  /** Host time that a CPU has executed, in milliseconds. */
+  #ranMs(cpu: number): number {
+    const { machine } = this.#target;
+    return threadTimes(machine.pid, machine.threadIds[cpu]!).ranMs;
   }
 
   #neglected(neglect: Neglect): Suspect {
@@ -106,6 +142,7 @@ export class Suspicions {
     this.#hangs.reset();
     this.#neglects.reset();
     this.#timers.pause();
+    this.#ticks.pause();
     this.#sampler.forget();
   }
 
