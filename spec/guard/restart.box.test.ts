@@ -2,16 +2,14 @@
  * A CPU that was reset, or is in the state of one, on a real box: it gets its tables and its mode again, and all VMs live. The same
  * for one that lost only its page table, or what it knows itself by.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { Guard } from '../../src/guard/guard.js';
 import { restartLost } from '../../src/guard/restart.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import { lostItsMode } from '../../src/x86/registers.js';
-import { type CpuState, readSituation } from '../../src/xen/cpus.js';
-import { listDomains } from '../../src/xen/domains.js';
-import { freezeInXen, lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
+import type { CpuState } from '../../src/xen/cpus.js';
+import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
@@ -99,28 +97,17 @@ describe('a CPU that lost its page table', () => {
 });
 
 describe('a CPU whose trap wrote over the top of its stack', () => {
-  /** One with a PV guest's frame complete on its stack, frozen. */
-  async function freezeForPv(): Promise<CpuState> {
-    for (let attempt = 0; attempt < 50; attempt++) {
-      const inside = await freezeInXen(box, target);
-      const xen = target.at(await box.machine.capture());
-      const found = readSituation(xen, target.facts, listDomains(xen)).cpus.find(
-        ({ cpu, current, registers, stack }) =>
-          inside.includes(cpu) && current.domain.kind === 'pv' && registers.rsp < stack.guestFrame - 8n,
-      );
-      if (found !== undefined) return found;
-      await box.machine.resume();
-      await sleep(7);
-      await box.machine.freeze();
-    }
-    throw new Error('no CPU was found in Xen for a PV guest');
-  }
+  /** One with a PV guest's frame complete on its stack. */
+  const findForPv = (moment: Moment): CpuState | undefined =>
+    inXen(moment).find(
+      ({ current, registers, stack }) => current.domain.kind === 'pv' && registers.rsp < stack.guestFrame - 8n,
+    );
 
   it('is recovered, and all VMs live', async () => {
     const guard = await Guard.attach(target);
     await guard.warm;
     const before = sampleOf(box);
-    const { cpu, stack } = await freezeForPv();
+    const { cpu, stack } = await runUntil(box, target, findForPv);
     const set = (path: string, value: bigint): void => {
       const bytes = Buffer.alloc(8);
       bytes.writeBigUInt64LE(value);

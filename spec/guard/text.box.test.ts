@@ -1,15 +1,12 @@
 /** Damaged code of Xen's is repaired whatever the CPUs of a real box do, and its VMs live. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
-import { type CpuState, readSituation } from '../../src/xen/cpus.js';
-import { listDomains } from '../../src/xen/domains.js';
-import { lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
+import type { CpuState } from '../../src/xen/cpus.js';
+import { inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
-const TRIES = 1000;
 
 let box: Box;
 let target: Target;
@@ -18,18 +15,10 @@ useGuardedBox((...given) => {
   [box, target, guard] = given;
 });
 
-/** Runs the frozen box until the first CPU is in an HVM guest and another one in Xen, which is given. */
-async function findMoment(): Promise<CpuState> {
-  for (let n = 0; n < TRIES; n++) {
-    const xen = target.at(await box.machine.capture());
-    const [first, ...others] = readSituation(xen, target.facts, listDomains(xen)).cpus;
-    const inXen = others.find(({ where, registers }) => where === 'xen' && xen.profile.isText(registers.rip));
-    if (first!.where === 'guest' && first!.current.domain.kind === 'hvm' && inXen !== undefined) return inXen;
-    await box.machine.resume();
-    await sleep(3 + (n % 7));
-    await box.machine.freeze();
-  }
-  throw new Error('no such moment was found');
+/** A CPU in Xen while the first one is in an HVM guest. */
+function find(moment: Moment): CpuState | undefined {
+  const [first] = moment.cpus;
+  return first!.where === 'guest' && first!.current.domain.kind === 'hvm' ? inXen(moment)[0] : undefined;
 }
 
 describe('damaged code', () => {
@@ -49,7 +38,7 @@ describe('damaged code', () => {
 
   it('is repaired while the first CPU runs an HVM guest, which does not map it', async () => {
     const before = sampleOf(box);
-    const { cpu } = await findMoment();
+    const { cpu } = await runUntil(box, target, find);
     const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
     const right = await box.machine.readPhysicalStub(at, 1);
     await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));

@@ -7,11 +7,7 @@ import { callOut } from '../../src/guard/wake.js';
 import { microreset } from '../../src/recover/microreset/index.js';
 import type { Box } from '../../src/testbed/box.js';
 import type { View } from '../../src/x86/view.js';
-import { readSituation } from '../../src/xen/cpus.js';
-import { listDomains } from '../../src/xen/domains.js';
-import { lostVms, sampleOf, useFreshBox } from '../support/live-box.js';
-
-const TRIES = 1000;
+import { lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
 
 let box: Box;
 let target: Target;
@@ -19,25 +15,16 @@ useFreshBox((...given) => {
   [box, target] = given;
 });
 
-/** Runs the frozen box until no CPU is in Xen: then a plan has those that are asleep choose anew what they run. */
-async function findMoment(): Promise<{ view: View; asleep: readonly number[] }> {
-  for (let n = 0; n < TRIES; n++) {
-    const view = await box.machine.capture();
-    const xen = target.at(view);
-    const { cpus } = readSituation(xen, target.facts, listDomains(xen));
-    const asleep = cpus.filter(({ where }) => where === 'halted').map(({ cpu }) => cpu);
-    if (asleep.length > 0 && cpus.every(({ where }) => where !== 'xen')) return { view, asleep };
-    await box.machine.resume();
-    await sleep(3 + (n % 7));
-    await box.machine.freeze();
-  }
-  throw new Error('no such moment was found');
+/** CPUs that are asleep while none is in Xen: then a plan has them choose anew what they run. */
+function findAsleep({ view, cpus }: Moment): { view: View; asleep: readonly number[] } | undefined {
+  const asleep = cpus.filter(({ where }) => where === 'halted').map(({ cpu }) => cpu);
+  return asleep.length > 0 && cpus.every(({ where }) => where !== 'xen') ? { view, asleep } : undefined;
 }
 
 describe('a CPU that sleeps', () => {
   it('is woken, whatever the failure was, when it is sent elsewhere', async () => {
     const before = sampleOf(box);
-    const { view, asleep } = await findMoment();
+    const { view, asleep } = await runUntil(box, target, findAsleep);
     const failure = { kind: 'bug', cpu: 0, summary: 'none', detectedAtMs: performance.now() } as const;
     const { plan, result } = await recover(target, view, failure, { mechanism: microreset });
     expect(result).toBe('resumed');

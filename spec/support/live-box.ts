@@ -8,12 +8,14 @@ import { type Box, openBox } from '../../src/testbed/box.js';
 import { DEFAULT_BOX } from '../../src/testbed/spec.js';
 import { ChainOracle } from '../../src/workload/chain.js';
 import { allWell, judge, type Sample } from '../../src/workload/verdict.js';
-import { readSituation } from '../../src/xen/cpus.js';
+import type { View } from '../../src/x86/view.js';
+import { type CpuState, readSituation } from '../../src/xen/cpus.js';
 import { listDomains } from '../../src/xen/domains.js';
+import type { Xen } from '../../src/xen/xen.js';
 
 /** A slow or busy host needs most of it. */
 const REVIVAL_MS = 30_000;
-const ATTEMPTS = 300;
+const ATTEMPTS = 1000;
 
 /**
  * Has the tests of a file share one default box, each beginning with it as its snapshot has it, frozen.
@@ -72,17 +74,35 @@ export async function freshTarget(box: Box, ms = 1000): Promise<Target> {
   return findTarget(box.machine);
 }
 
-/** Runs the box, frozen before and afterwards, until at least `count` CPUs are stopped in the middle of Xen. */
-export async function freezeInXen(box: Box, target: Target, count = 1): Promise<number[]> {
+/** What a frozen box was doing, as of one freeze. */
+export interface Moment {
+  readonly view: View;
+  readonly xen: Xen;
+  readonly cpus: readonly CpuState[];
+}
+
+/** Runs the box, frozen before and afterwards, until `find` gives something of a moment. */
+export async function runUntil<T>(box: Box, target: Target, find: (moment: Moment) => T | undefined): Promise<T> {
   for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
-    const xen = target.at(await box.machine.capture());
-    const inside = readSituation(xen, target.facts, listDomains(xen)).cpus.filter(
-      ({ where, registers }) => where === 'xen' && xen.profile.isText(registers.rip),
-    );
-    if (inside.length >= count) return inside.map(({ cpu }) => cpu);
+    const view = await box.machine.capture();
+    const xen = target.at(view);
+    const found = find({ view, xen, cpus: readSituation(xen, target.facts, listDomains(xen)).cpus });
+    if (found !== undefined) return found;
     await box.machine.resume();
-    await sleep(5 + (attempt % 13));
+    await sleep(3 + (attempt % 13));
     await box.machine.freeze();
   }
-  throw new Error(`no moment was found at which ${count} CPUs are in Xen`);
+  throw new Error('no such moment was found');
+}
+
+/** CPUs that stand in the middle of Xen's code. */
+export const inXen = ({ xen, cpus }: Moment): CpuState[] =>
+  cpus.filter(({ where, registers }) => where === 'xen' && xen.profile.isText(registers.rip));
+
+/** Runs the box, frozen before and afterwards, until at least `count` CPUs are stopped in the middle of Xen. */
+export function freezeInXen(box: Box, target: Target, count = 1): Promise<number[]> {
+  return runUntil(box, target, (moment) => {
+    const inside = inXen(moment).map(({ cpu }) => cpu);
+    return inside.length >= count ? inside : undefined;
+  });
 }
