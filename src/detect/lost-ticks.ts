@@ -34,8 +34,11 @@ export interface LostTicks {
 
 /** A stretch without a tick, in milliseconds of the CPU's own time. */
 const STRETCH_MS = 30;
-/** So many of them within so many milliseconds of host time are a suspicion. */
-const STRETCHES = 3;
+/**
+ * So many of them within so many milliseconds of host time are a suspicion, if there were ticks in between: a CPU that has none at all
+ * is the hang watch's.
+ */
+const STRETCHES = 4;
 const WITHIN_MS = 10_000;
 /** A scheduler that lets a vCPU run longer than this is not judged, in milliseconds. */
 const LONGEST_RUN_MS = STRETCH_MS / 2;
@@ -49,12 +52,18 @@ interface Stretch {
   readonly ranMs: number | undefined;
 }
 
+interface Lost {
+  readonly sinceMs: number;
+  readonly endMs: number;
+  readonly ticks: string;
+}
+
 /** The pure part: feed it samples, it says what is suspected. */
 export class LostTickWatch {
   readonly #isJudged: boolean;
   readonly #stretches = new Map<number, Stretch>();
   /** Of each CPU when the stretches without a tick began and ended. */
-  readonly #lost = new Map<number, { readonly sinceMs: number; readonly endMs: number }[]>();
+  readonly #lost = new Map<number, Lost[]>();
 
   /** @param threads of the CPUs: where QEMU gives them one in common, the time that it ran is nobody's own */
   constructor(threads: readonly number[]) {
@@ -68,7 +77,7 @@ export class LostTickWatch {
     for (const [cpu, stretches] of this.#lost) {
       const recent = stretches.filter(({ endMs }) => nowMs - endMs <= WITHIN_MS);
       this.#lost.set(cpu, recent);
-      if (recent.length < STRETCHES) continue;
+      if (recent.length < STRETCHES || new Set(recent.map((one) => one.ticks)).size < 2) continue;
       // Where it comes to nothing, as many others have to be seen.
       this.#lost.delete(cpu);
       return { cpu, ticks: cpus[cpu]!.ticks, stalledMs: nowMs - recent[0]!.sinceMs };
@@ -93,7 +102,7 @@ export class LostTickWatch {
     } else if (stretch.ranMs === undefined) {
       this.#stretches.set(cpu, { ...stretch, ranMs });
     } else if (ranMs - stretch.ranMs >= STRETCH_MS) {
-      this.#lost.set(cpu, [...(this.#lost.get(cpu) ?? []), { sinceMs: stretch.sinceMs, endMs: nowMs }]);
+      this.#lost.set(cpu, [...(this.#lost.get(cpu) ?? []), { sinceMs: stretch.sinceMs, endMs: nowMs, ticks }]);
       this.#stretches.set(cpu, { ticks, sinceMs: nowMs, ranMs });
     }
   }

@@ -59,11 +59,10 @@ export class Suspicions {
     const times = this.#words.map((_, cpu) => threadTimes(machine.pid, threads[cpu]!));
     const nowMs = performance.now();
     const samples = this.#words.map((words, cpu) => sampleProgress(xen, words, times[cpu]!));
-    // Before the hang watch, which suspects the same CPUs more often.
     const lost = this.#ticks.observe(this.#tickSampler.cpus(times), nowMs);
-    if (lost !== undefined) return this.#withoutTicks(lost);
     const [hung] = this.#hangs.observe(samples, nowMs);
     if (hung !== undefined) return this.#hung(hung.cpu, hung.stalledMs);
+    if (lost !== undefined) return this.#withoutTicks(lost);
     const asleep = (cpu: number): boolean => isAsleep(machine.pid, threads[cpu]!);
     const [neglect] = this.#neglects.observe(this.#sampler.cpus(samples), this.#sampler.vcpus(), nowMs, asleep);
     if (neglect !== undefined) return this.#neglected(neglect);
