@@ -10,8 +10,10 @@
  *
  * How long a CPU waited for the host does not matter: the frozen machine tells whether the interrupt is on its way.
  */
+import { clockOf, latest } from '../xen/clocks.js';
 import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
+import { idleVcpu } from '../xen/domains.js';
 import { type FirstTimer, firstTimer } from '../xen/timers.js';
 import type { Xen } from '../xen/xen.js';
 import { type CpuSample, DEFAULT_LIMITS } from './watchdog.js';
@@ -43,8 +45,11 @@ const HALF_OF_THE_HOST = 500_000;
  * How much passes on Xen's clock at the least, in nanoseconds for a millisecond of the host's. QEMU's CPUs share a thread where it
  * counts instructions instead of time: then nothing is certain but what was noted.
  */
-export const leastPace = (threads: readonly number[]): number =>
-  threads.length > 1 && new Set(threads).size === threads.length ? HALF_OF_THE_HOST : 0;
+export const leastPace = (threads: readonly number[]): number => (haveOwnThreads(threads) ? HALF_OF_THE_HOST : 0);
+
+/** Whether each CPU has a thread of the host to itself, whose time is its own. */
+export const haveOwnThreads = (threads: readonly number[]): boolean =>
+  threads.length > 1 && new Set(threads).size === threads.length;
 
 interface Late extends FirstTimer {
   readonly sinceMs: number;
@@ -116,9 +121,8 @@ export class TimerSampler {
   constructor(xen: Xen) {
     this.#xen = xen;
     this.#notes = Array.from({ length: xen.cpuCount }, (_, cpu) => {
-      const idle = xen.object('vcpu', xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)));
-      const clock = xen.object('cpu_time', xen.perCpu('cpu_time', cpu));
-      return [idle.at('runstate.state_entry_time'), clock.at('stamp.local_stime')];
+      const idle = xen.object('vcpu', idleVcpu(xen, cpu));
+      return [idle.at('runstate.state_entry_time'), clockOf(xen, cpu).at('stamp.local_stime')];
     });
   }
 
@@ -127,14 +131,9 @@ export class TimerSampler {
     const { memory } = this.#xen;
     return this.#notes.map(([idleAt, clockAt], cpu) => {
       const first = ifReadable(() => firstTimer(this.#xen, cpu));
-      return { first, notedNs: later(memory.u64(idleAt), memory.u64(clockAt)), ranMs: times[cpu]!.ranMs };
+      return { first, notedNs: latest([memory.u64(idleAt), memory.u64(clockAt)]), ranMs: times[cpu]!.ranMs };
     });
   }
-}
-
-function later(oneNs: bigint, otherNs: bigint): bigint {
-  if (oneNs > otherNs) return oneNs;
-  return otherNs;
 }
 
 /**
@@ -145,8 +144,11 @@ export function isLeftLate(xen: Xen, { cpu, timer, expires }: LateTimer, { where
   if (where === 'xen') return false;
   const first = firstTimer(xen, cpu);
   if (first?.timer !== timer || first.expires !== expires) return false;
-  const vector = Number(xen.profile.constant('LOCAL_TIMER_VECTOR'));
   const softirq = 1 << xen.profile.enumValue('TIMER_SOFTIRQ');
   const isRaised = (xen.irqStat(cpu).num('__softirq_pending') & softirq) !== 0;
-  return !isRaised && !xen.view.lapic(cpu).requested.includes(vector);
+  return !isRaised && !isTimerRequested(xen, cpu);
 }
+
+/** Whether the interrupt of a CPU's local timer waits to be taken. */
+export const isTimerRequested = (xen: Xen, cpu: number): boolean =>
+  xen.view.lapic(cpu).requested.includes(Number(xen.profile.constant('LOCAL_TIMER_VECTOR')));

@@ -12,10 +12,11 @@
  * same; hence several such stretches, and looks at the frozen machine, where an interrupt that was late is on its way.
  */
 import type { CpuState } from '../xen/cpus.js';
+import { idleVcpu } from '../xen/domains.js';
 import { schedulerKind, schedulerResources } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
-import { leastPace } from './late-timers.js';
+import { haveOwnThreads, isTimerRequested } from './late-timers.js';
 import type { CpuSample } from './watchdog.js';
 
 export interface TickSample extends Pick<CpuSample, 'ranMs'> {
@@ -41,7 +42,7 @@ const STRETCH_MS = 30;
 const STRETCHES = 4;
 const WITHIN_MS = 10_000;
 /** A scheduler that lets a vCPU run longer than this is not judged, in milliseconds. */
-const LONGEST_RUN_MS = STRETCH_MS / 2;
+export const LONGEST_RUN_MS = STRETCH_MS / 2;
 /** `CSCHED2_MAX_TIMER`, in milliseconds. */
 const CREDIT2_RUN_MS = 10;
 
@@ -67,7 +68,7 @@ export class LostTickWatch {
 
   /** @param threads of the CPUs: where QEMU gives them one in common, the time that it ran is nobody's own */
   constructor(threads: readonly number[]) {
-    this.#isJudged = leastPace(threads) > 0;
+    this.#isJudged = haveOwnThreads(threads);
   }
 
   /** @param nowMs host-monotonic milliseconds */
@@ -118,7 +119,7 @@ interface TickWords {
 
 const tickWords = (xen: Xen, cpu: number): TickWords => ({
   current: cpuStack(xen, cpu).info.at('current_vcpu'),
-  idle: xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)),
+  idle: idleVcpu(xen, cpu),
   deadline: xen.perCpu('timer_deadline', cpu),
   interrupts: xen.perCpu('irq_count', cpu),
 });
@@ -158,7 +159,7 @@ export function isWithoutTicks(
 ): boolean {
   if (where === 'halted' || current.domain.kind === 'idle') return false;
   if (ticksOf(xen, tickWords(xen, cpu)) !== ticks) return false;
-  if (xen.view.lapic(cpu).requested.includes(Number(xen.profile.constant('LOCAL_TIMER_VECTOR')))) return false;
+  if (isTimerRequested(xen, cpu)) return false;
   const longestMs = longestRunMs(xen, cpu);
   return longestMs !== undefined && longestMs <= LONGEST_RUN_MS;
 }

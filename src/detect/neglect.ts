@@ -11,7 +11,7 @@
  */
 import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
-import { allVcpus, listDomains } from '../xen/domains.js';
+import { allVcpus, idleVcpu, listDomains } from '../xen/domains.js';
 import { lineOf, pendingEoiCount, pendingEois } from '../xen/interrupts.js';
 import { capOf, RUNSTATE, schedulerKind } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
@@ -221,7 +221,7 @@ export class NeglectSampler {
     this.#processor = xen.offsetOf('vcpu', 'processor');
     this.#scrubs = xen.symbol('node_need_scrub');
     this.#cpus = Array.from({ length: xen.cpuCount }, (_, cpu) => {
-      const idle = xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu));
+      const idle = idleVcpu(xen, cpu);
       return {
         current: cpuStack(xen, cpu).info.at('current_vcpu'),
         idle,

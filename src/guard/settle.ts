@@ -6,7 +6,7 @@
 import type { Failure } from '../detect/failure.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
-import { damageOf } from '../xen/image.js';
+import { damagedAt } from '../xen/image.js';
 import { type CpuStack, cpuStack, onStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
@@ -23,7 +23,7 @@ export async function settle(target: Target, view: View, failure: Failure): Prom
     if (cpu === failure.cpu) continue;
     const until = endOfDelivery(target, xen, cpuStack(xen, cpu), view.registers(cpu));
     if (until === undefined) continue;
-    isSound ??= target.facts.image === undefined || damageOf(xen, target.facts.image).next().done === true;
+    isSound ??= target.facts.image === undefined || damagedAt(xen, target.facts.image) === undefined;
     if (!isSound) break;
     await target.machine.runOne(cpu, { until, timeoutMs: LIMIT_MS });
     ran = true;

@@ -1,6 +1,6 @@
 /** What the watches suspect in the running box, and what has to be so in the frozen one for it to be a failure. */
 import { isLeftLate, type LateTimer, LateTimerWatch, leastPace, TimerSampler } from '../detect/late-timers.js';
-import { isWithoutTicks, type LostTicks, LostTickWatch, TickSampler } from '../detect/lost-ticks.js';
+import { isWithoutTicks, LONGEST_RUN_MS, type LostTicks, LostTickWatch, TickSampler } from '../detect/lost-ticks.js';
 import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
@@ -10,8 +10,6 @@ import { listDomains } from '../xen/domains.js';
 import type { Xen } from '../xen/xen.js';
 import type { Target } from './target.js';
 
-/** After so much of its own time a CPU that runs a guest is interrupted, in milliseconds (see `detect/lost-ticks.ts`). */
-const TICK_MS = 15;
 /** What a CPU does that does something is told by more looks. */
 const BUSY_LOOKS = 4;
 
@@ -89,7 +87,7 @@ export class Suspicions {
     const isSo = (xen: Xen, state: CpuState): boolean => {
       const now = this.#ranMs(cpu);
       if (looks++ === 0) ranMs = now;
-      const hasRun = looks < BUSY_LOOKS || now - ranMs > TICK_MS;
+      const hasRun = looks < BUSY_LOOKS || now - ranMs > LONGEST_RUN_MS;
       return hasRun && isWithoutTicks(xen, lost, state);
     };
     return {

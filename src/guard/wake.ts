@@ -9,6 +9,7 @@
 import type { Failure } from '../detect/failure.js';
 import type { Machine } from '../machine/machine.js';
 import type { CpuRegisters } from '../x86/registers.js';
+import { isBehindHlt } from '../xen/cpus.js';
 import type { Xen } from '../xen/xen.js';
 
 const INTERRUPT_FLAG = 1 << 9;
@@ -16,16 +17,11 @@ const INTERRUPT_FLAG = 1 << 9;
 const MESSAGE_ADDRESS = 0xfee00000;
 const IDENTITY_SHIFT = 12;
 
-const HLT = 0xf4;
-
 /** CPUs that may be asleep: those behind an HLT, and in a failure of standing still all, since one may have been sent elsewhere. */
 export function maybeAsleep(xen: Xen, { kind }: Failure): ReadonlySet<number> {
-  const isBehindHlt = (cpu: number): boolean => {
-    const before = xen.view.registers(cpu).rip - 1n;
-    return xen.memory.isMapped(before) && xen.memory.u8(before) === HLT;
-  };
   const stands = kind === 'hang' || kind === 'halt';
-  return new Set(Array.from({ length: xen.cpuCount }, (_, cpu) => cpu).filter((cpu) => stands || isBehindHlt(cpu)));
+  const mayBe = (cpu: number): boolean => stands || isBehindHlt(xen, xen.view.registers(cpu).rip);
+  return new Set(Array.from({ length: xen.cpuCount }, (_, cpu) => cpu).filter(mayBe));
 }
 
 /**

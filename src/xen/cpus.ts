@@ -2,7 +2,7 @@
 import { PAGE_SIZE, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
 import { type CpuRegisters, lostItsMode, privilegeLevel } from '../x86/registers.js';
-import { allVcpus, type Domain, type Vcpu } from './domains.js';
+import { allVcpus, type Domain, idleVcpu, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
 import { type SavedRegister, unsavedRegisters } from './entry-window.js';
 import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
@@ -52,7 +52,7 @@ export function readSituation(xen: Xen, facts: EntryFacts, domains: readonly Dom
 function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): CpuState {
   const registers = xen.view.registers(cpu);
   const stack = cpuStack(xen, cpu);
-  const idle = vcpus.get(xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu)))!;
+  const idle = vcpus.get(idleVcpu(xen, cpu))!;
   // Any of these pointers may be the victim of the fault; the idle vCPU is the value that is always valid.
   const noted = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu)));
   const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? noted ?? idle;
@@ -172,6 +172,10 @@ function isAstray({ object }: Vcpu, { cr3 }: CpuRegisters): boolean {
 
 const HLT = 0xf4;
 
+/** Whether what a CPU executed last may have been HLT. */
+export const isBehindHlt = (xen: Xen, rip: bigint): boolean =>
+  xen.memory.isMapped(rip - 1n) && xen.memory.u8(rip - 1n) === HLT;
+
 function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vcpu): CpuState['where'] {
   if (lostItsMode(registers)) return 'xen';
   if (current.domain.kind === 'hvm' && isAstray(current, registers)) return 'xen';
@@ -181,7 +185,7 @@ function whereIs(xen: Xen, stack: CpuStack, registers: CpuRegisters, current: Vc
   const waits =
     current.domain.kind === 'idle' &&
     xen.profile.isText(registers.rip) &&
-    xen.memory.u8(registers.rip - 1n) === HLT &&
+    isBehindHlt(xen, registers.rip) &&
     (registers.rflags & (1 << 9)) !== 0;
   return waits ? 'halted' : 'xen';
 }

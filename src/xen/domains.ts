@@ -76,9 +76,14 @@ function isVcpuOf(xen: Xen, domain: XenObject, entry: bigint): boolean {
   return xen.memory.isMapped(vcpu) && xen.object('vcpu', vcpu).u64('domain') === domain.address;
 }
 
+/** As Xen prints it: `d1`, `d[IDLE]`. */
+export const domainName = ({ id }: Pick<Domain, 'id'>): string => (id === IDLE_DOMAIN_ID ? 'd[IDLE]' : `d${id}`);
+
+/** Address of a CPU's idle vCPU. */
+export const idleVcpu = (xen: Xen, cpu: number): bigint => xen.memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu));
+
 function idleDomain(xen: Xen): Domain {
-  const table = xen.symbol('idle_vcpu');
-  const first = xen.object('vcpu', xen.memory.u64(table));
+  const first = xen.object('vcpu', idleVcpu(xen, 0));
   const address = first.u64('domain');
   const domain = {
     object: xen.object('domain', address),
@@ -88,7 +93,7 @@ function idleDomain(xen: Xen): Domain {
     vcpus: [] as Vcpu[],
   };
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    domain.vcpus.push(readVcpu(xen, xen.memory.u64(table + BigInt(8 * cpu)), domain, cpu));
+    domain.vcpus.push(readVcpu(xen, idleVcpu(xen, cpu), domain, cpu));
   }
   return domain;
 }
@@ -96,8 +101,7 @@ function idleDomain(xen: Xen): Domain {
 /** @param id its place in the domain's table: what it says of itself may be damaged */
 function readVcpu(xen: Xen, address: bigint, domain: Domain, id: number): Vcpu {
   const object = xen.object('vcpu', address);
-  const owner = domain.id === IDLE_DOMAIN_ID ? '[IDLE]' : String(domain.id);
-  return { object, address, id, domain, name: `d${owner}v${id}` };
+  return { object, address, id, domain, name: `${domainName(domain)}v${id}` };
 }
 
 /** `XEN_DOMCTL_CDF_hvm` in `domain.options` (public/domctl.h): set for HVM and PVH, clear for PV. */

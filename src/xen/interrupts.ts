@@ -21,28 +21,31 @@ export interface GuestLine {
   readonly action: XenObject;
 }
 
+/** Where the table of lines begins, and how many there are; `undefined` where the pointer to it leads nowhere. */
+function lineTable(xen: Xen): { readonly table: bigint; readonly count: number } | undefined {
+  const table = xen.memory.u64(xen.symbol('irq_desc'));
+  return xen.memory.isMapped(table) ? { table, count: xen.memory.u32(xen.symbol('nr_irqs')) } : undefined;
+}
+
 /** `struct irq_desc` of a line; `undefined` where there is none. */
 export function lineOf(xen: Xen, irq: number): XenObject | undefined {
-  const table = xen.memory.u64(xen.symbol('irq_desc'));
-  if (!xen.memory.isMapped(table) || irq >= Math.min(xen.memory.u32(xen.symbol('nr_irqs')), LINES_LIMIT))
-    return undefined;
-  return xen.object('irq_desc', table + BigInt(irq * xen.sizeOf('irq_desc')));
+  const known = lineTable(xen);
+  if (known === undefined || irq >= Math.min(known.count, LINES_LIMIT)) return undefined;
+  return xen.object('irq_desc', known.table + BigInt(irq * xen.sizeOf('irq_desc')));
 }
 
 /** All lines. */
 export function* lines(xen: Xen): Generator<Pick<GuestLine, 'irq' | 'line'>> {
-  const count = xen.memory.u32(xen.symbol('nr_irqs'));
-  for (let irq = 0; irq < Math.min(count, LINES_LIMIT); irq++) {
-    const line = lineOf(xen, irq);
-    if (line !== undefined) yield { irq, line };
-  }
+  const { table, count } = lineTable(xen) ?? { table: 0n, count: 0 };
+  const size = xen.sizeOf('irq_desc');
+  for (let irq = 0; irq < Math.min(count, LINES_LIMIT); irq++)
+    yield { irq, line: xen.object('irq_desc', table + BigInt(irq * size)) };
 }
 
 /** The lines that guests handle. */
 export function* guestLines(xen: Xen): Generator<GuestLine> {
-  const table = xen.memory.u64(xen.symbol('irq_desc'));
-  const count = xen.memory.u32(xen.symbol('nr_irqs'));
-  if (!xen.memory.isMapped(table) || count > LINES_LIMIT) return;
+  const { table, count } = lineTable(xen) ?? { table: 0n, count: 0 };
+  if (count > LINES_LIMIT) return;
   const size = xen.sizeOf('irq_desc');
   const status = Number(xen.offsetOf('irq_desc', 'status'));
   for (let irq = 0; irq < count; irq++) {

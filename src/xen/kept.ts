@@ -3,7 +3,7 @@
  * which nothing else tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
  * recovery.
  */
-import { allVcpus, type Domain, listDomains } from './domains.js';
+import { allVcpus, type Domain, domainName, listDomains } from './domains.js';
 import type { XenObject } from './object.js';
 import { type CpuStack, cpuStack, onStack } from './stack.js';
 import type { Xen } from './xen.js';
@@ -19,16 +19,8 @@ export interface KeptWord {
   readonly domain?: { readonly address: bigint; readonly id: number };
 }
 
-/** Handlers of softirqs: those of all machines, and five of x86 (Xen 4.17, xen/softirq.h, asm-x86/softirq.h). */
-const SOFTIRQS = 11;
 /** Handlers of interrupts that have a vector of their own, one for each vector (Xen 4.17, arch/x86/irq.c). */
 const VECTORS = 256;
-/** Filled at boot: names, and how many words. */
-const BOOT_TABLES = [
-  ['softirq_handlers', SOFTIRQS],
-  ['direct_apic_vector', VECTORS],
-  ['time_calibration_rendezvous_fn', 1],
-] as const;
 const OF_RESOURCE = ['scheduler', 'cpupool', 'schedule_lock', 'sched_unit_idle', 'sched_priv', 'cpus'] as const;
 const OF_DOMAIN = [
   ...(['vcpu', 'shared_info', 'cpupool', 'grant_table', 'evtchn', 'evtchn_fifo', 'evtchn_port_ops'] as const),
@@ -51,11 +43,13 @@ export function keepWords(xen: Xen): KeptWord[] {
     if (resource !== undefined) keepFields(xen.object('sched_resource', resource), OF_RESOURCE, `CPU ${cpu}`);
     keepFields(xen.object('timers', xen.perCpu('timers', cpu)), ['heap'], `CPU ${cpu}: timers`);
   }
-  for (const [name, words] of BOOT_TABLES) keepTable(name, words);
+  keepTable('softirq_handlers', Number(xen.profile.constant('NR_SOFTIRQS')));
+  keepTable('direct_apic_vector', VECTORS);
+  keepTable('time_calibration_rendezvous_fn', 1);
   const domains = listDomains(xen);
   for (const { object, address, id, kind } of domains) {
-    const name = kind === 'idle' ? 'd[IDLE]' : `d${id}`;
-    keepFields(object, [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])], name, { address, id });
+    const fields = [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])];
+    keepFields(object, fields, domainName({ id }), { address, id });
   }
   for (const { object, name, domain } of allVcpus(domains)) {
     const owner = { address: domain.address, id: domain.id };
@@ -76,6 +70,7 @@ export function keepWords(xen: Xen): KeptWord[] {
     return value;
   }
 
+  /** Filled at boot. */
   function keepTable(name: string, words: number): void {
     if (!xen.profile.hasSymbol(name)) return;
     for (let n = 0; n < words; n++) {

@@ -7,6 +7,7 @@ import { knownProfiles, loadProfile, type Profile } from '../layout/profile.js';
 import { hex, PAGE_SIZE, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
 import type { View } from '../x86/view.js';
+import { idleVcpu } from './domains.js';
 import { cpuStack } from './stack.js';
 import { Xen } from './xen.js';
 
@@ -96,7 +97,7 @@ export function verifyProfile(xen: Xen): void {
   };
   const { memory } = xen;
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
-    const idle = memory.u64(xen.symbol('idle_vcpu') + BigInt(8 * cpu));
+    const idle = idleVcpu(xen, cpu);
     check(idle !== 0n && memory.isMapped(idle), `idle_vcpu[${cpu}] is ${hex(idle)}`);
     const vcpu = xen.object('vcpu', idle);
     check(vcpu.num('vcpu_id') === cpu, `the idle vCPU of CPU ${cpu} says it is number ${vcpu.num('vcpu_id')}`);

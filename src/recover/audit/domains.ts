@@ -1,5 +1,5 @@
 /** Domains and their vCPUs: the lists they are on, and what is counted of them. */
-import { type Domain, listDomains } from '../../xen/domains.js';
+import { type Domain, domainName, listDomains } from '../../xen/domains.js';
 import { arrayDefect, eventArray, eventQueues, queueDefect } from '../../xen/event-queues.js';
 import { pauseDefect } from '../../xen/pause-counts.js';
 import type { StepContext } from '../step.js';
@@ -12,7 +12,7 @@ export const lists: AuditPart = {
     const { plan, xen, situation } = context;
     const listed = new Set(listDomains(xen).map(({ address }) => address));
     for (const domain of situation.domains) {
-      if (!listed.has(domain.address)) plan.problem(`${nameOf(domain)} is not on the list of domains`);
+      if (!listed.has(domain.address)) plan.problem(`${domainName(domain)} is not on the list of domains`);
       auditVcpus(context, domain);
     }
   },
@@ -43,10 +43,10 @@ export const counts: AuditPart = {
       if (domain.kind === 'idle') continue;
       const object = xen.object('domain', domain.address);
       const defect = pauseDefect(object);
-      if (defect !== undefined) plan.problem(`${nameOf(domain)} would be paused ${defect}`);
+      if (defect !== undefined) plan.problem(`${domainName(domain)} would be paused ${defect}`);
       for (const name of PAGE_COUNTS) {
         const count = object.num(name) | 0;
-        if (count < 0) plan.problem(`${name} of ${nameOf(domain)} would be ${count}`);
+        if (count < 0) plan.problem(`${name} of ${domainName(domain)} would be ${count}`);
       }
       for (const { address, name } of domain.vcpus) {
         const ofVcpu = pauseDefect(xen.object('vcpu', address));
@@ -64,7 +64,7 @@ export const events: AuditPart = {
       const array = eventArray(xen, domain);
       if (array === undefined) continue;
       const defect = arrayDefect(xen, array);
-      if (defect !== undefined) plan.problem(`events of ${nameOf(domain)}: ${defect}`);
+      if (defect !== undefined) plan.problem(`events of ${domainName(domain)}: ${defect}`);
       const count = array.num('num_evtchns');
       for (const queue of eventQueues(xen, domain)) {
         const broken = queueDefect(queue, count);
@@ -73,5 +73,3 @@ export const events: AuditPart = {
     }
   },
 };
-
-const nameOf = ({ id, kind }: Domain): string => (kind === 'idle' ? 'd[IDLE]' : `d${id}`);

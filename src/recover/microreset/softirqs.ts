@@ -13,8 +13,6 @@ import type { Step } from '../step.js';
 
 /** Raised on every CPU that was in Xen. Not among them: softirqs that expect a state set up for them. */
 const RAISED = ['TIMER_SOFTIRQ', 'RCU_SOFTIRQ', 'SCHEDULE_SOFTIRQ', 'TASKLET_SOFTIRQ'] as const;
-/** The first of x86's, behind those of all machines (Xen 4.17, asm-x86/softirq.h). */
-const NMI_SOFTIRQ = 6;
 /** Raised on the others. */
 const LOOK_AGAIN = ['TIMER_SOFTIRQ', 'SCHEDULE_SOFTIRQ'] as const;
 
@@ -52,11 +50,12 @@ export const softirqs: Step = {
  * there is nothing to do.
  */
 function dropUnknown(plan: PlanBuilder, xen: Xen): void {
+  const nmi = Number(xen.profile.constant('NMI_SOFTIRQ'));
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
     const stat = xen.irqStat(cpu);
     // A capsule from before this was looked at may not have it.
     const pending = ifReadable(() => stat.num('__softirq_pending')) ?? 0;
-    const wrong = bitsOf(pending).filter((bit) => !hasHandler(xen, bit) || (bit === NMI_SOFTIRQ && !hasNmi(xen, cpu)));
+    const wrong = bitsOf(pending).filter((bit) => !hasHandler(xen, bit) || (bit === nmi && !hasNmi(xen, cpu)));
     if (wrong.length === 0) continue;
     const reason = `CPU ${cpu}: softirqs ${wrong.join(', ')} have nothing to do`;
     plan.set(
