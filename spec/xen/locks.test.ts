@@ -77,6 +77,22 @@ describe('the locks of a Xen', () => {
     expect(held()).toEqual(['d0 grant table maptrack_lock', 'd1 event channel lock', 'd0v0 event queue queue[7].lock']);
   });
 
+  it('are listed of an interrupt line that is free, unless only held ones are wanted', () => {
+    const { size } = fake.profile.struct('irq_desc');
+    // The table begins in the middle of a page and reaches into the next.
+    const table = fake.alloc(3 * 4096, 4096) + 0xf00n;
+    fake.put(fake.symbol('irq_desc'), 8, table);
+    fake.put(fake.symbol('nr_irqs'), 4, 20);
+    take(fake.fieldAt('irq_desc', table + BigInt(17 * size), 'lock'));
+    const xen = fake.xen();
+    const linesIn = (freeLines: boolean): string[] =>
+      heapLocks(xen, listDomains(xen), { freeLines })
+        .map(lockName)
+        .filter((name) => name.startsWith('IRQ'));
+    expect(linesIn(true)).toHaveLength(20);
+    expect(linesIn(false)).toEqual(['IRQ 17 lock']);
+  });
+
   it('leave alone the half of a union that is of the other kind of guest', () => {
     const pvOnly = fake.profile.struct('domain').field('arch.hvm.irq_lock').offset;
     take(fake.dom0.domain + BigInt(pvOnly));

@@ -18,7 +18,7 @@ import type { Recovery } from '../recover/outcome.js';
 import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { type CpuState, lostItsPageTable, lostItsStack, readSituation } from '../xen/cpus.js';
-import { ifReadable } from '../xen/damage.js';
+import { attempt, ifReadable } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import { damagedAt } from '../xen/image.js';
@@ -68,6 +68,8 @@ export interface GuardOptions {
 interface Sighting {
   readonly failure: Failure;
   readonly view?: View;
+  /** Text was compared after the machine stopped, and nothing differed. */
+  readonly textIsSound?: boolean;
 }
 
 /** How often the watchdog looks, in milliseconds of host time. */
@@ -90,6 +92,8 @@ export class Guard {
   #failures = 0;
   #lookedAtMs = 0;
   #stopped: boolean = false;
+  /** What the comparison said that was made while QEMU answered the last capture. */
+  #textIsSound: boolean = false;
   /** dom0 had Xen halt the machine: no CPU gets anything done any more, and none hangs. */
   #halted: boolean = false;
 
@@ -134,7 +138,7 @@ export class Guard {
   async nextRecovery(timeoutMs = Number.POSITIVE_INFINITY): Promise<Recovery | undefined> {
     const deadline = performance.now() + timeoutMs;
     const { machine } = this.#target;
-    machine.capturesAtStops = true;
+    machine.captureAtStops(() => this.#compareText());
     try {
       const missed = await this.#goOn();
       if (missed !== undefined) return await this.#onFailure(missed);
@@ -146,7 +150,7 @@ export class Guard {
       }
       return undefined;
     } finally {
-      machine.capturesAtStops = false;
+      machine.captureOnRequest();
     }
   }
 
@@ -236,7 +240,8 @@ export class Guard {
     if (stop.kind === 'breakpoint') {
       const view = await machine.capture();
       const failure = classifyStop(this.#target.at(view), stop.cpu, stop.atMs);
-      if (failure !== undefined && !this.#chances.isOwnEnd(failure)) return { failure, view };
+      if (failure !== undefined && !this.#chances.isOwnEnd(failure))
+        return { failure, view, textIsSound: this.#textIsSound };
       if (view.registers(stop.cpu).rip === this.#target.xen.symbol('machine_halt')) this.#halted = true;
     } else if (stop.kind === 'shutdown' || stop.kind === 'reset' || stop.kind === 'internal-error') {
       const revived = stop.kind === 'reset' ? await this.#onTripleFault(stop) : undefined;
@@ -247,6 +252,14 @@ export class Guard {
     await machine.resume();
     this.#suspicions.reset();
     return undefined;
+  }
+
+  /** Of the machine that stands now. */
+  #compareText(): void {
+    const { facts, xen } = this.#target;
+    const { image } = facts;
+    const looked = attempt(() => (image === undefined ? 0n : damagedAt(xen, image)));
+    this.#textIsSound = 'value' in looked && looked.value === undefined;
   }
 
   #onMiscount(): Promise<Sighting | undefined> {
@@ -330,7 +343,7 @@ export class Guard {
     }
   }
 
-  async #recover({ failure, view }: Sighting): Promise<Recovery | undefined> {
+  async #recover({ failure, view, textIsSound = false }: Sighting): Promise<Recovery | undefined> {
     const { mechanism = microreset, without, commitUnchecked, onEvent } = this.#options;
     if (view === undefined) {
       onEvent?.({ kind: 'failure', failure });
@@ -345,6 +358,7 @@ export class Guard {
     let recording: RecordingView | undefined;
     const recovering = recover(this.#target, view, failure, {
       mechanism,
+      textIsSound,
       ...(without === undefined ? {} : { without }),
       ...(commitUnchecked === undefined ? {} : { commitUnchecked }),
       ...(this.#options.capsuleDir === undefined

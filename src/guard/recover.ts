@@ -13,6 +13,8 @@ export interface RecoverOptions {
   readonly mechanism: Mechanism;
   /** Steps left out, by name. */
   readonly without?: ReadonlySet<string>;
+  /** Text was compared since the machine stopped, and is what it was: the plan need not do it again. */
+  readonly textIsSound?: boolean;
   /** A plan that did not pass its check is committed all the same: what an ablation study asks for. */
   readonly commitUnchecked?: boolean;
   /** Wraps the view that the plan is made from, to keep what was read as a capsule. */
@@ -33,14 +35,17 @@ export async function recover(
   options: RecoverOptions,
 ): Promise<Recovery> {
   const { machine, facts } = target;
+  const { textIsSound = false } = options;
   const settleStart = performance.now();
   const captureMs = settleStart - failure.detectedAtMs;
-  const settled = await settle(target, await restartLost(target, view), failure);
+  const settled = await settle(target, await restartLost(target, view), failure, textIsSound);
   // A CPU that ran alone may have shut down; whether the others can go on without it the plan's audit says.
   if (machine.lastStop.kind === 'reset') await machine.revive();
   const planStart = performance.now();
   const xen = target.at(options.watch?.(settled) ?? settled);
+  // Where a CPU ran in between, it may have damaged more.
   const plan = makePlan(options.mechanism, xen, facts, {
+    textIsSound: textIsSound && settled === view,
     now: () => performance.now(),
     ...(options.without === undefined ? {} : { without: options.without }),
   });

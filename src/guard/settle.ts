@@ -14,11 +14,14 @@ import type { Target } from './target.js';
 /** A delivery that takes longer was interrupted, in milliseconds of host time; the plan deals with it as it is then. */
 const LIMIT_MS = 20;
 
-/** @returns the view to plan from: the given one when no CPU had to run */
-export async function settle(target: Target, view: View, failure: Failure): Promise<View> {
+/**
+ * @param textIsSound whether text was compared since the machine stopped, and is what it was
+ * @returns the view to plan from: the given one when no CPU had to run
+ */
+export async function settle(target: Target, view: View, failure: Failure, textIsSound: boolean): Promise<View> {
   const xen = target.at(view);
   let ran = false;
-  let isSound: boolean | undefined;
+  let isSound: boolean | undefined = textIsSound || undefined;
   for (let cpu = 0; cpu < view.cpuCount; cpu++) {
     if (cpu === failure.cpu) continue;
     const until = endOfDelivery(target, xen, cpuStack(xen, cpu), view.registers(cpu));

@@ -59,7 +59,8 @@ export class Machine {
   readonly #eventListeners = new Set<(event: MachineEvent) => void>();
   #leaveRunning: boolean;
   #closed: boolean = false;
-  #capturesAtStops: boolean = false;
+  /** What is done while QEMU answers the capture that follows each stop; `undefined` when none does. */
+  #meanwhile: (() => void) | undefined;
   /** Captured when the machine stopped, as long as nothing has changed since. */
   #atStop: Promise<View> | undefined;
   /** When the machine stopped and ran on, by QEMU's clock: since its last complete standstill. */
@@ -227,11 +228,17 @@ export class Machine {
   }
 
   /**
-   * Whether a stop at a breakpoint is followed by `capture` at once, so that its answer is under way when it is asked for. For
-   * whoever captures at each stop: it takes a millisecond.
+   * Has each stop at a breakpoint followed by a capture at once, so that its answer is under way when it is asked for. For
+   * whoever captures at each stop: it takes QEMU a millisecond, in which we can do something else.
+   * @param meanwhile called once the request has left; it may read the frozen machine's memory, and nothing of it may throw
    */
-  set capturesAtStops(on: boolean) {
-    this.#capturesAtStops = on;
+  captureAtStops(meanwhile: () => void = () => {}): void {
+    this.#meanwhile = meanwhile;
+  }
+
+  /** Ends that. */
+  captureOnRequest(): void {
+    this.#meanwhile = undefined;
   }
 
   /** The next stop; where the machine stands already, that one. @throws NL_TIMEOUT, NL_STUB_LOST, NL_QEMU_EXITED */
@@ -437,8 +444,10 @@ export class Machine {
       this.#ram.invalidate(state);
     };
     control.addressOf = async (cpu) => {
-      if (!this.#capturesAtStops) return session.programCounter(cpu);
+      if (this.#meanwhile === undefined) return session.programCounter(cpu);
       const captured = this.#captureNow();
+      session.flush();
+      this.#meanwhile();
       const { rip } = (await captured).registers(cpu);
       this.#atStop = captured;
       return rip;

@@ -68,6 +68,8 @@ export class PlanBuilder {
 
   /** Writes an integer of `size` bytes where it differs from what is there; says whether it did. */
   write(address: bigint, size: 1 | 2 | 4 | 8, value: bigint | number, reason: string): boolean {
+    // Nearly always it is there already: no bytes are made then.
+    if (this.#isThere(address, size, value)) return false;
     const after = new Uint8Array(size);
     const view = new DataView(after.buffer);
     const unsigned = BigInt.asUintN(8 * size, BigInt(value));
@@ -76,6 +78,13 @@ export class PlanBuilder {
     else if (size === 2) view.setUint16(0, Number(unsigned), true);
     else view.setUint8(0, Number(unsigned));
     return this.writeBytes(address, after, reason);
+  }
+
+  #isThere(address: bigint, size: 1 | 2 | 4 | 8, value: bigint | number): boolean {
+    const { memory } = this.xen;
+    if (size === 8) return memory.u64(address) === BigInt.asUintN(64, BigInt(value));
+    const there = size === 4 ? memory.u32(address) : size === 2 ? memory.u16(address) : memory.u8(address);
+    return there === (typeof value === 'number' ? value : Number(BigInt.asUintN(8 * size, value)));
   }
 
   /** Writes bytes where they differ from what is there; may cross pages. Says whether anything differed. */

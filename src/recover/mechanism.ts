@@ -22,6 +22,8 @@ export interface PlanOptions {
   readonly without?: ReadonlySet<string>;
   /** Look for everything, also for what no abandoned thread can have touched: an audit, and the rehearsal of a guard. */
   readonly scope?: 'touched' | 'everything';
+  /** Text was compared since the machine stopped, and is what it was. Default false: it is compared. */
+  readonly textIsSound?: boolean;
   /** A clock for the duration of steps, in milliseconds. Replay gives none, so that plans compare equal. */
   readonly now?: () => number;
 }
@@ -30,7 +32,7 @@ export interface PlanOptions {
 const GRANT_CODE = /grant|gnt|gref|active_entry|acquire_/;
 
 export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
-  const { without, scope = 'touched', now = () => 0 } = options;
+  const { without, scope = 'touched', textIsSound = false, now = () => 0 } = options;
   const read = attempt(() => {
     const seen = readSituation(xen, facts, listDomains(xen));
     const damaged = tableDefects(xen, seen.cpus);
@@ -49,13 +51,14 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     xen: plan.xen,
     frozen: xen,
     scope,
+    textIsSound,
     facts,
     situation,
     tableDefects: damaged,
     abandoned,
     wasIn,
     get locks() {
-      locks ??= allLocks(plan, situation, wasIn(GRANT_CODE) ? 'all' : 'no-grant-entries');
+      locks ??= allLocks(plan, situation, wasIn(GRANT_CODE));
       return locks;
     },
     destinations: new Map(),
@@ -97,9 +100,10 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
 }
 
 /** They are looked for when the first step asks for them, where the steps before it have repaired what leads to them. */
-function allLocks(plan: PlanBuilder, { domains }: Situation, which: 'all' | 'no-grant-entries'): StepContext['locks'] {
+function allLocks(plan: PlanBuilder, { domains }: Situation, grantEntries: boolean): StepContext['locks'] {
   const leftOut = (whose: string, why: string): void => plan.problem(`locks of ${whose} cannot be found: ${why}`);
-  const locks = attempt(() => ({ static: staticLocks(plan.xen), heap: heapLocks(plan.xen, domains, which, leftOut) }));
+  const choice = { grantEntries, freeLines: false };
+  const locks = attempt(() => ({ static: staticLocks(plan.xen), heap: heapLocks(plan.xen, domains, choice, leftOut) }));
   if ('value' in locks) return locks.value;
   plan.problem(`where locks are cannot be told: ${locks.damage}`);
   return { static: [], heap: [] };

@@ -21,12 +21,14 @@ export interface StepContext {
   readonly abandoned: readonly CpuState[];
   /** How far to look: for what abandoned threads can have touched, or, in an audit and a rehearsal, for everything. */
   readonly scope: 'touched' | 'everything';
+  /** Text and read-only data were compared since the machine stopped, and are what they were. */
+  readonly textIsSound: boolean;
   /**
    * Whether an abandoned thread was inside code that `pattern` names: only then can it have left such state behind.
    * Always true in a thorough plan.
    */
   wasIn(pattern: RegExp): boolean;
-  /** Every lock of this Xen, walked once: no step of a plan creates or moves one. */
+  /** Every lock of this Xen, of interrupt lines those that are held; walked once: no step of a plan creates or moves one. */
   readonly locks: { readonly static: readonly LockInstance[]; readonly heap: readonly LockInstance[] };
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
   readonly destinations: Map<number, Destination>;

@@ -73,7 +73,7 @@ export function inspectXen(xen: Xen, facts: EntryFacts): Inspection {
   const locks = [
     ...(look('static locks', () => staticLocks(xen)) ?? []),
     ...(look('locks of grant entries', () => heapLocks(xen, domains)) ??
-      look('locks on the heap', () => heapLocks(xen, domains, 'no-grant-entries')) ??
+      look('locks on the heap', () => heapLocks(xen, domains, { grantEntries: false })) ??
       []),
   ];
   const readable = locks.filter(({ address }) => xen.memory.isMapped(address));

@@ -7,6 +7,7 @@ import type { Profile } from '../layout/profile.js';
 import { attempt } from './damage.js';
 import { allVcpus, type Domain } from './domains.js';
 import { eventChannelBuckets, eventChannelsIn, grantEntries } from './heap.js';
+import { lineOf, lines, linesByLock } from './interrupts.js';
 import type { XenObject } from './object.js';
 import { runQueues, schedulerPrivates, schedulerResources } from './scheduler.js';
 import type { Xen } from './xen.js';
@@ -52,10 +53,11 @@ const rwlockHeld = (xen: Xen, address: bigint): boolean =>
  * A ticket lock is free when the next ticket to be served is the next to be handed out. A recursive lock also counts
  * how often its holder took it; the CPU noted beside the count means nothing while that is zero (xen/spinlock.h).
  */
-function spinlockHeld({ memory }: Xen, address: bigint, offset: number): boolean {
-  const tickets = memory.u32(address, offset);
-  return (tickets & 0xffff) !== tickets >>> 16 || memory.u16(address, offset + 4) >>> 12 !== 0;
-}
+const spinlockHeld = ({ memory }: Xen, address: bigint, offset: number): boolean =>
+  areWordsHeld(memory.u32(address, offset), memory.u16(address, offset + 4));
+
+const areWordsHeld = (tickets: number, recursion: number): boolean =>
+  (tickets & 0xffff) !== tickets >>> 16 || ((recursion >>> 12) & 0xf) !== 0;
 
 /** `recurse_cpu` = no CPU (12 bits set), `recurse_cnt` = 0. */
 export const UNRECURSED = 0x0fff;
@@ -93,14 +95,22 @@ interface Collection {
   readonly leftOut: LeftOut;
 }
 
+/** Which of the locks that there are thousands of are listed. */
+export interface LockChoice {
+  /** Those of grant entries. Default true. */
+  readonly grantEntries?: boolean;
+  /** Those of interrupt lines that are free; held ones always are. Default true. */
+  readonly freeLines?: boolean;
+}
+
 /**
- * Locks in objects on Xen's heap; those of grant entries, thousands of them, only on request.
+ * Locks in objects on Xen's heap.
  * @param leftOut told what a damaged structure does not lead to any more; the others are looked at all the same
  */
 export function heapLocks(
   xen: Xen,
   domains: readonly Domain[],
-  which: 'all' | 'no-grant-entries' = 'all',
+  { grantEntries = true, freeLines = true }: LockChoice = {},
   leftOut: LeftOut = () => undefined,
 ): readonly LockInstance[] {
   const locks: LockInstance[] = [];
@@ -109,7 +119,7 @@ export function heapLocks(
     const outcome = attempt(add);
     if ('damage' in outcome) leftOut(whose, outcome.damage);
   };
-  for (const domain of domains) unlessDamaged(`d${domain.id}`, () => domainLocks(into, domain, which));
+  for (const domain of domains) unlessDamaged(`d${domain.id}`, () => domainLocks(into, domain, grantEntries));
   for (const vcpu of allVcpus(domains)) {
     unlessDamaged(vcpu.name, () => {
       // As it is now: a pointer in it may have been repaired since the domains were listed.
@@ -119,7 +129,7 @@ export function heapLocks(
     });
   }
   unlessDamaged('the scheduler', () => schedulerLocks(locks, xen));
-  addAll(locks, interruptLocks(xen));
+  addAll(locks, freeLines ? lineLocks(xen) : heldLineLocks(xen));
   pointedTo(into, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
   return locks;
 }
@@ -130,14 +140,14 @@ function schedulerLocks(locks: LockInstance[], xen: Xen): void {
   for (const queue of runQueues(xen)) addLocksOf(locks, xen, queue, 'run queue');
 }
 
-function domainLocks(into: Collection, domain: Domain, which: 'all' | 'no-grant-entries'): void {
+function domainLocks(into: Collection, domain: Domain, ofGrants: boolean): void {
   const { locks, xen } = into;
   const name = `d${domain.id}`;
   const object = xen.object('domain', domain.address);
   addLocksOf(locks, xen, object, name, domain);
   if (domain.kind === 'idle') return;
   pointedTo(into, object.u64('grant_table'), 'grant_table', `${name} grant table`);
-  if (which === 'all') {
+  if (ofGrants) {
     for (const entry of grantEntries(xen, domain)) addAll(locks, locksIn(xen, entry, `${name} grant entry`, NONE));
   }
   for (const { address, channels } of eventChannelBuckets(xen, domain)) {
@@ -158,16 +168,12 @@ function domainLocks(into: Collection, domain: Domain, which: 'all' | 'no-grant-
   }
 }
 
-function interruptLocks(xen: Xen): readonly LockInstance[] {
-  const table = xen.memory.u64(xen.symbol('irq_desc'));
-  const count = xen.memory.u32(xen.symbol('nr_irqs'));
-  const size = BigInt(xen.sizeOf('irq_desc'));
-  return remembered(xen, `irq_desc ${table} ${count}`, () =>
-    Array.from({ length: count }, (_, irq) => xen.object('irq_desc', table + BigInt(irq) * size)).flatMap((desc, irq) =>
-      locksIn(xen, desc, `IRQ ${irq}`, NONE),
-    ),
-  );
-}
+const lineLocks = (xen: Xen): LockInstance[] =>
+  [...lines(xen)].flatMap(({ irq, line }) => locksIn(xen, line, `IRQ ${irq}`, NONE));
+
+/** Locks of interrupt lines that are held. */
+export const heldLineLocks = (xen: Xen): LockInstance[] =>
+  linesByLock(xen, areWordsHeld).flatMap((irq) => locksIn(xen, lineOf(xen, irq)!, `IRQ ${irq}`, NONE));
 
 function pointedTo({ locks, xen, leftOut }: Collection, address: bigint, struct: string, name: string): void {
   if (address === 0n) return;

@@ -109,6 +109,12 @@ export class XenMemory {
     return this.u32(address, offset) | 0;
   }
 
+  /** The whole page that holds `address`, as 32-bit words. @throws NL_UNMAPPED */
+  pageWords(address: bigint): Uint32Array {
+    const page = this.#page(address, 0);
+    return new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+  }
+
   /** The whole page that holds `address`, for passing over a table (see `View.glance`). */
   glanceAt(address: bigint): Uint8Array | undefined {
     const frame = this.#frame(address);

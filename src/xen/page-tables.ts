@@ -1,5 +1,6 @@
 /** PV guests' page tables as Xen counts them: which frames are tables, and what refers to what. */
 import { PAGE_SIZE } from '../x86/address.js';
+import type { View } from '../x86/view.js';
 import type { Domain } from './domains.js';
 import { type FrameWords, pageInfo, type WantedFrames } from './frames.js';
 import type { Xen } from './xen.js';
@@ -20,11 +21,16 @@ export function tableLevel(upperTypeInfo: number): TableLevel | undefined {
   return type >= 1 && type <= 4 ? (type as TableLevel) : undefined;
 }
 
+/** The frame that a present entry leads to, by the halves of the entry. */
+const childOf = (low: number, high: number): number => (high & 0xfffff) * 2 ** 20 + (low >>> 12);
+
 /** How often a page is mapped, and how often of these so that it can be written to. */
 export interface MappingCount {
   readonly all: number;
   readonly writable: number;
 }
+
+const NO_MAPPING: MappingCount = { all: 0, writable: 0 };
 
 export class PageTables {
   readonly #xen: Xen;
@@ -73,8 +79,17 @@ export class PageTables {
     for (let n = 0; n < entries; n++) {
       if (level === 4 && n >= XEN_SLOTS.first && n <= XEN_SLOTS.last) continue;
       const low = words[2 * n]!;
-      if ((low & PRESENT) !== 0) visit((words[2 * n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12));
+      if ((low & PRESENT) !== 0) visit(childOf(low, words[2 * n + 1]!));
     }
+  }
+
+  /** The frame that an entry leads to; `undefined` where there is none. @param entry 0 to 511 */
+  childAt(frame: number, entry: number): number | undefined {
+    const words = this.wordsOf(frame);
+    const low = words?.[2 * entry] ?? 0;
+    if (words === undefined || (low & PRESENT) === 0) return undefined;
+    const child = childOf(low, words[2 * entry + 1]!);
+    return child < this.#words.count ? child : undefined;
   }
 
   /** How often each of these frames is referenced by the given tables, all of one level. */
@@ -89,35 +104,9 @@ export class PageTables {
     return counts;
   }
 
-  /** How often each of these pages is mapped by the given lowest-level tables, as far as they are validated. */
-  mappings(tables: Iterable<number>, wanted: Iterable<number>): ReadonlyMap<number, MappingCount> {
-    // One byte for each frame of RAM: a lookup in a map for each of some hundred thousand entries takes far longer.
-    const isWanted = new Uint8Array(this.#words.count);
-    const counts = new Map<number, { all: number; writable: number }>();
-    for (const frame of wanted) {
-      isWanted[frame] = 1;
-      counts.set(frame, { all: 0, writable: 0 });
-    }
-    for (const table of tables) {
-      const entries = this.#validEntries(table);
-      const page = entries === 0 ? undefined : this.#xen.view.glance(table);
-      if (page === undefined) continue;
-      const words: Uint32Array = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
-      let matters = false;
-      for (let n = 0; n < 2 * entries; n += 2) {
-        const low: number = words[n]!;
-        if ((low & PRESENT) === 0) continue;
-        const frame: number = (words[n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
-        if (isWanted[frame] !== 1) continue;
-        const count = counts.get(frame)!;
-        count.all++;
-        if ((low & WRITABLE) !== 0) count.writable++;
-        matters = true;
-      }
-      // Hundreds of tables are looked through; a capsule keeps those in which something was found.
-      if (matters) this.#xen.view.page(table);
-    }
-    return counts;
+  /** A search for mappings of pages. @param wanted pages, and how many mappings of each are looked for */
+  searchMappings(wanted: ReadonlyMap<number, number>): MappingSearch {
+    return new MappingSearch(this.#xen.view, this.#words.count, wanted, (table) => this.#validEntries(table));
   }
 
   /** Lowest-level tables that these tables of the level above lead to. */
@@ -161,5 +150,79 @@ export class PageTables {
       }
     }
     return tables;
+  }
+}
+
+/**
+ * Counts how often pages are mapped by lowest-level tables, as far as these are validated, until each page has as many mappings as
+ * are looked for. Tables are looked through in the order given, each only once.
+ */
+export class MappingSearch {
+  readonly #view: View;
+  readonly #validEntries: (table: number) => number;
+  /** One byte for each frame of RAM: a lookup in a map for each of some hundred thousand entries takes far longer. */
+  readonly #isWanted: Uint8Array;
+  readonly #counts = new Map<number, { all: number; writable: number; readonly wanted: number }>();
+  readonly #seen = new Set<number>();
+  /** Pages that have fewer mappings than are looked for. */
+  #lacking = 0;
+
+  constructor(
+    view: View,
+    frames: number,
+    wanted: ReadonlyMap<number, number>,
+    validEntries: (table: number) => number,
+  ) {
+    this.#view = view;
+    this.#validEntries = validEntries;
+    this.#isWanted = new Uint8Array(frames);
+    for (const [frame, count] of wanted) {
+      this.#isWanted[frame] = 1;
+      this.#counts.set(frame, { all: 0, writable: 0, wanted: count });
+      if (count > 0) this.#lacking++;
+    }
+  }
+
+  /** Looks through more tables; says whether all that is looked for is found. */
+  through(tables: Iterable<number>): boolean {
+    for (const table of tables) {
+      if (this.#lacking === 0) break;
+      if (this.#seen.has(table)) continue;
+      this.#seen.add(table);
+      const entries = this.#validEntries(table);
+      const page = entries === 0 ? undefined : this.#view.glance(table);
+      // Hundreds of tables are looked through; a capsule keeps those in which something was found.
+      if (page !== undefined && this.#count(page, entries)) this.#view.page(table);
+    }
+    return this.#lacking === 0;
+  }
+
+  /** Mappings found of a page. */
+  of(frame: number): MappingCount {
+    return this.#counts.get(frame) ?? NO_MAPPING;
+  }
+
+  #count(page: Uint8Array, entries: number): boolean {
+    const words: Uint32Array = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+    const isWanted = this.#isWanted;
+    const frames = isWanted.length;
+    let found = false;
+    for (let n = 0; n < 2 * entries; n += 2) {
+      const low: number = words[n]!;
+      if ((low & PRESENT) === 0) continue;
+      // Frames beyond RAM, of devices, are met as well.
+      const frame: number = childOf(low, words[n + 1]!);
+      if (frame >= frames || isWanted[frame] !== 1) continue;
+      this.#note(frame, (low & WRITABLE) !== 0);
+      found = true;
+    }
+    return found;
+  }
+
+  #note(frame: number, writable: boolean): void {
+    const count = this.#counts.get(frame)!;
+    count.all++;
+    if (writable) count.writable++;
+    if (count.all === count.wanted) this.#lacking--;
   }
 }

@@ -8,7 +8,7 @@ import { FakeXen } from '../../support/fake-xen.js';
 const PRESENT = 1n;
 const WRITABLE = 2n;
 let fake: FakeXen;
-let tables: { readonly 1: number; readonly other: number };
+let tables: { readonly 1: number; readonly second: number; readonly other: number };
 
 beforeEach(() => {
   fake = new FakeXen();
@@ -22,7 +22,7 @@ beforeEach(() => {
   link(top, 0, third, PRESENT);
   link(third, 0, second, PRESENT);
   link(second, 0, first, PRESENT);
-  tables = { 1: first, other };
+  tables = { 1: first, second, other };
   fake.set('vcpu', fake.dom0.address, 'arch.guest_table', top);
 });
 
@@ -88,6 +88,17 @@ describe('a page that a dropped thread was mapping', () => {
     link(tables[1], 0, page, PRESENT | WRITABLE);
     link(tables.other, 7, page, PRESENT | WRITABLE);
     expect(countsAfter(page)).toEqual([2, 3]);
+  });
+
+  it('is left alone when the table that maps all of its guest in one piece explains it', () => {
+    const page = newPage(1, 2);
+    const guestFrame = 512 * 3 + 5;
+    const mpt = constant('RDWR_MPT_VIRT_START') + BigInt(8 * page);
+    fake.put(mpt, 8, guestFrame);
+    const direct = newTable(1);
+    link(tables.second, 3, direct, PRESENT);
+    link(direct, 5, page, PRESENT | WRITABLE);
+    expect(countsAfter(page)).toEqual([1, 2]);
   });
 
   it('is left alone where there is more amiss than one mapping explains', () => {

@@ -21,6 +21,15 @@ it('puts back what differs from the copy, and nothing else', () => {
   expect(plan().steps[0]!.findings[0]).toBe('1 bytes at do_sched_op+0x4 were damaged');
 });
 
+it('does nothing where text was compared since the machine stopped', () => {
+  const fake = new FakeXen();
+  const facts = { ...readEntryFacts(fake.xen()), image: copyImage(fake.xen()) };
+  fake.putBytes(fake.symbol('do_sched_op'), [0xff]);
+  const planOf = (textIsSound: boolean) =>
+    makePlan({ name: 'test', steps: [text] }, fake.xen(), facts, { textIsSound }).edits.length;
+  expect([planOf(false), planOf(true)]).toEqual([1, 0]);
+});
+
 it('does nothing where there is no copy to compare with', () => {
   expect(planWith(new FakeXen(), text).plan.edits).toEqual([]);
 });

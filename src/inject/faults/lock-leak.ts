@@ -79,7 +79,7 @@ async function leakNext({ target, control, xen }: Site): Promise<Applied | NotRe
 function freeSpinlocks(xen: Xen, where: 'static' | 'heap' | 'any'): LockInstance[] {
   const all: LockInstance[] = [];
   if (where !== 'heap') all.push(...staticLocks(xen));
-  if (where !== 'static') all.push(...heapLocks(xen, listDomains(xen), 'no-grant-entries'));
+  if (where !== 'static') all.push(...heapLocks(xen, listDomains(xen), { grantEntries: false }));
   return all.filter((lock) => lock.kind === 'spinlock' && !isHeld(xen, lock));
 }
 

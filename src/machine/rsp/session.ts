@@ -215,6 +215,11 @@ export class StubSession {
     this.#connection.flush();
   }
 
+  /** Has what was asked for leave now, for whoever does something else before waiting for the answer. */
+  flush(): void {
+    this.#connection.flush();
+  }
+
   /** Asks a running machine to stop; harmless when it has just stopped by itself. */
   interrupt(): void {
     this.#connection.interrupt();

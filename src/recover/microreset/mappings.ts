@@ -8,17 +8,17 @@
  * What a page's counts have to be can be counted: one for its being allocated, and one for each entry. On a healthy box that
  * holds for all pages of PV guests but those few that Xen itself maps (event queues, vCPU records), which are left out.
  * Looked at are pages that an abandoned thread's registers and stack lead to, and those that a table maps which was being
- * validated. Most are settled by the address spaces in use; where one is not, all tables are looked for.
+ * validated. Their mappings are looked for where they are likeliest, then in the address spaces in use, and where that does not
+ * explain all references, in all tables.
  */
+import { guestFrameOf } from '../../xen/domain-pages.js';
 import { FrameWords, pageInfo } from '../../xen/frames.js';
 import { pagesThatXenMaps } from '../../xen/own-mappings.js';
-import { type MappingCount, PageTables } from '../../xen/page-tables.js';
+import { type MappingCount, PageTables, TABLE_ENTRIES } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
-import { allocatorIsQuiet, CHANGES_TABLES } from './page-tables.js';
-
-const NO_MAPPING: MappingCount = { all: 0, writable: 0 };
+import { allTables, CHANGES_TABLES } from './page-tables.js';
 
 export const mappings: Step = {
   name: 'mappings',
@@ -30,15 +30,13 @@ export const mappings: Step = {
     const words = new FrameWords(xen);
     const tables = new PageTables(xen, words);
     const constants = readConstants(xen);
-    let suspects = candidates(context, words, constants);
-    if (suspects.length === 0) return;
-    const isTooHigh = (frame: number, mapped: ReadonlyMap<number, MappingCount>): boolean =>
-      excess(xen, constants, frame, mapped).all > 0;
-    const inUse = tables.mappings(tables.lowest(tables.inUse(context.situation.domains)[2]), suspects);
-    suspects = suspects.filter((frame) => isTooHigh(frame, inUse));
-    if (suspects.length === 0) return;
-    const all = tables.mappings(tables.list(allocatorIsQuiet(context) ? 'allocated' : 'all')[1], suspects);
-    for (const frame of suspects) correct(context, constants, frame, all);
+    const suspects = candidates(context, words, constants);
+    const search = tables.searchMappings(new Map(suspects.map((frame) => [frame, references(xen, constants, frame)])));
+    const inUse = tables.inUse(context.situation.domains)[2];
+    // The likeliest tables first: nearly always every reference is one that a mapping holds, and few tables tell.
+    if (search.through(inOnePiece(xen, tables, inUse, suspects)) || search.through(tables.lowest(inUse))) return;
+    if (search.through(allTables(context, tables)[1])) return;
+    for (const frame of suspects) correct(context, constants, frame, search.of(frame));
   },
 };
 
@@ -89,29 +87,34 @@ function candidates(context: StepContext, words: FrameWords, constants: Constant
   return [...found].sort((a, b) => a - b);
 }
 
-function excess(
-  xen: Xen,
-  { generalMask, typeMask }: Constants,
-  frame: number,
-  mapped: ReadonlyMap<number, MappingCount>,
-): MappingCount {
-  const info = pageInfo(xen, frame);
-  const { all, writable } = mapped.get(frame) ?? NO_MAPPING;
-  return {
-    // One reference is that of the page's being allocated.
-    all: Number(info.u64('count_info') & generalMask) - 1 - all,
-    writable: Number(info.u64('u.inuse.type_info') & typeMask) - writable,
-  };
+/**
+ * Lowest-level tables in which these pages are if guests map all their memory in one piece, as Linux does: where in a table of the
+ * level above such a mapping stands, a page's number in its guest tells. Where they do not, it is some tables like any others.
+ */
+function inOnePiece(xen: Xen, tables: PageTables, above: Iterable<number>, frames: readonly number[]): Set<number> {
+  const places = new Set<number>();
+  for (const frame of frames) {
+    const guestFrame = guestFrameOf(xen, frame);
+    if (guestFrame !== undefined) places.add(Number((guestFrame / BigInt(TABLE_ENTRIES)) % BigInt(TABLE_ENTRIES)));
+  }
+  const found = new Set<number>();
+  for (const table of above) {
+    for (const place of places) {
+      const child = tables.childAt(table, place);
+      if (child !== undefined && tables.levelOf(child) === 1) found.add(child);
+    }
+  }
+  return found;
 }
 
+/** How many references of a page its mappings have to hold. One is that of the page's being allocated. */
+const references = (xen: Xen, { generalMask }: Constants, frame: number): number =>
+  Number(pageInfo(xen, frame).u64('count_info') & generalMask) - 1;
+
 /** Takes back what is too much. More than one is nothing that a dropped change of a mapping leaves behind. */
-function correct(
-  { plan, xen }: StepContext,
-  constants: Constants,
-  frame: number,
-  mapped: ReadonlyMap<number, MappingCount>,
-): void {
-  const { all, writable } = excess(xen, constants, frame, mapped);
+function correct({ plan, xen }: StepContext, constants: Constants, frame: number, mapped: MappingCount): void {
+  const all = references(xen, constants, frame) - mapped.all;
+  const writable = Number(pageInfo(xen, frame).u64('u.inuse.type_info') & constants.typeMask) - mapped.writable;
   if (all !== 1 || writable < 0 || writable > 1) return;
   const info = pageInfo(xen, frame);
   const reason = `frame 0x${frame.toString(16)} has a reference that no mapping holds`;

@@ -128,7 +128,7 @@ class Recount {
     const suspects = this.#suspects([...touchedFrames(xen, this.#words, abandoned), ...this.#notes.keys()]);
     if (LEVELS.every((level) => suspects[level].size === 0)) return;
     const inUse = this.#tables.inUse(situation.domains);
-    let all: Record<TableLevel, number[]> | undefined;
+    let all: Record<TableLevel, readonly number[]> | undefined;
     for (const level of LEVELS) {
       const above = (level + 1) as TableLevel;
       const known = new Set([...inUse[above], ...suspects[above]]);
@@ -137,7 +137,7 @@ class Recount {
         .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
         .sort(ascending);
       if (unexplained.length === 0) continue;
-      all ??= this.#tables.list(allocatorIsQuiet(this.#context) ? 'allocated' : 'all');
+      all ??= allTables(this.#context, this.#tables);
       const dropped = this.#fix(level, unexplained, this.#tables.references(all[above], above, unexplained));
       for (const table of dropped) this.#addChildren(suspects, table, level);
     }
@@ -238,8 +238,20 @@ class Recount {
   }
 }
 
+const listed = new WeakMap<StepContext, Record<TableLevel, number[]>>();
+
+/** All tables, looked for once for a plan: no step makes one, or takes one away. */
+export function allTables(context: StepContext, tables: PageTables): Record<TableLevel, readonly number[]> {
+  let all = listed.get(context);
+  if (all === undefined) {
+    all = tables.list(allocatorIsQuiet(context) ? 'allocated' : 'all');
+    listed.set(context, all);
+  }
+  return all;
+}
+
 /** Free memory is described consistently unless a thread was dropped while it held the allocator's lock. */
-export function allocatorIsQuiet({ frozen }: StepContext): boolean {
+function allocatorIsQuiet({ frozen }: StepContext): boolean {
   const tickets = frozen.memory.u32(frozen.symbol('heap_lock'));
   return (tickets & 0xffff) === tickets >>> 16;
 }

@@ -12,8 +12,8 @@ export const text: Step = {
   name: 'text',
   removes: 'damage to text and read-only data',
   source: 'ours',
-  run({ plan, xen, facts }) {
-    if (facts.image === undefined) return;
+  run({ plan, xen, facts, textIsSound }) {
+    if (facts.image === undefined || textIsSound) return;
     for (const { address, pristine } of damageOf(xen, facts.image)) {
       const place = xen.profile.describe(address);
       plan.writeText(address, pristine, `${place} is not what it was`);
