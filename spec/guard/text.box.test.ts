@@ -4,7 +4,7 @@ import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import type { CpuState } from '../../src/xen/cpus.js';
-import { inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
+import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
@@ -48,5 +48,25 @@ describe('damaged code', () => {
     expect(await box.machine.readPhysicalStub(at, 1)).toEqual(right);
     await guard.nextRecovery(100);
     expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('is looked for once more where a failure came while nobody watched', async () => {
+    const fail = async (): Promise<void> => {
+      await box.machine.freeze();
+      const [cpu] = await freezeInXen(box, target);
+      await box.machine.writeRegisters(cpu!, { rip: 0n });
+    };
+    await fail();
+    expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
+    await fail();
+    const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
+    const right = await box.machine.readPhysicalStub(at, 1);
+    await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+    await box.machine.resume();
+    expect(await box.machine.waitForStop(DETECTION_MS)).toMatchObject({ kind: 'breakpoint' });
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'fatal-trap' } });
+    // Who lives after two failures in a row is asked elsewhere (second-failures.box.test.ts).
+    expect(recovery!.plan.edits.some(({ kind }) => kind === 'text')).toBe(true);
   });
 });

@@ -278,6 +278,15 @@ describe('the audit', () => {
     ]);
   });
 
+  it('names interrupt lines whose table leads nowhere, or is said to be endless', () => {
+    const why = 'locks of interrupt lines cannot be found: ';
+    fake.put(fake.symbol('nr_irqs'), 4, 16);
+    fake.put(fake.symbol('irq_desc'), 8, 0xdead_0000n);
+    expect(problems()).toContain(`${why}the pointer to their table leads nowhere`);
+    fake.put(fake.symbol('nr_irqs'), 4, 1_000_000);
+    expect(problems()).toContain(`${why}there are 1000000 of them`);
+  });
+
   it('names locks that cannot be found, since their owner leads nowhere', () => {
     fake.set('domain', fake.hvm.domain, 'grant_table', WILD);
     expect(problems()).toContain('locks of d1 grant table cannot be found: the pointer to it leads nowhere');

@@ -9,13 +9,11 @@ import type { Failure } from '../detect/failure.js';
 import { classifyStop, failurePoints } from '../detect/failure-points.js';
 import { miscounted } from '../detect/nesting.js';
 import { SecondChances } from '../detect/second-chances.js';
-import type { Machine } from '../machine/machine.js';
 import type { Stop } from '../machine/stop.js';
 import { RecordingView, saveCapsule } from '../recover/capsule.js';
 import type { Mechanism } from '../recover/mechanism.js';
 import { microreset } from '../recover/microreset/index.js';
 import type { Recovery } from '../recover/outcome.js';
-import type { CpuRegisters } from '../x86/registers.js';
 import type { View } from '../x86/view.js';
 import { type CpuState, lostItsPageTable, lostItsStack, readSituation } from '../xen/cpus.js';
 import { attempt, ifReadable } from '../xen/damage.js';
@@ -25,9 +23,10 @@ import { damagedAt } from '../xen/image.js';
 import type { Xen } from '../xen/xen.js';
 import { Urgency } from './priority.js';
 import { recover } from './recover.js';
-import { isWarm, rehearse, rehearseThoroughly } from './rehearsal.js';
+import { isWarm } from './rehearsal.js';
 import { type Suspect, Suspicions } from './suspicions.js';
 import type { Target } from './target.js';
+import { warmUp } from './warm-up.js';
 
 export type GuardEvent =
   | { readonly kind: 'watching'; readonly xen: string; readonly buildId: string; readonly cpus: number }
@@ -92,7 +91,7 @@ export class Guard {
   #failures = 0;
   #lookedAtMs = 0;
   #stopped: boolean = false;
-  /** What the comparison said that was made while QEMU answered the last capture. */
+  /** What the comparison said that followed the last stop at a breakpoint, of those since the box is watched. */
   #textIsSound: boolean = false;
   /** dom0 had Xen halt the machine: no CPU gets anything done any more, and none hangs. */
   #halted: boolean = false;
@@ -109,7 +108,7 @@ export class Guard {
   static async attach(target: Target, options: GuardOptions = {}): Promise<Guard> {
     const guard = new Guard(target, options);
     await target.machine.setBreakpoints(failurePoints(target.xen));
-    await guard.#warmUp();
+    guard.#rehearsals = guard.#rehearse(await warmUp(target, options.mechanism ?? microreset));
     const { profile } = target.xen;
     options.onEvent?.({
       kind: 'watching',
@@ -138,6 +137,8 @@ export class Guard {
   async nextRecovery(timeoutMs = Number.POSITIVE_INFINITY): Promise<Recovery | undefined> {
     const deadline = performance.now() + timeoutMs;
     const { machine } = this.#target;
+    // A stop that came while nobody watched was not followed by a comparison.
+    this.#textIsSound = false;
     machine.captureAtStops(() => this.#compareText());
     try {
       const missed = await this.#goOn();
@@ -398,31 +399,7 @@ export class Guard {
     return path;
   }
 
-  /**
-   * Rehearses on the healthy box: translations are cached and the code is compiled. The first ones are made of the frozen box,
-   * which records the pages they need; the others of that recording, a few milliseconds at a time, while the box runs and no
-   * recovery is under way. A process that has guarded before is warm: one rehearsal has it know this box.
-   */
-  async #warmUp(): Promise<void> {
-    const { machine } = this.#target;
-    const { mechanism = microreset } = this.#options;
-    const cold = !isWarm();
-    const exchanges = cold ? EXCHANGES : 1;
-    let view = await machine.capture();
-    for (let n = 1; n < exchanges; n++) view = await rehearseExchange(machine);
-    const stage = cold ? new RecordingView(view) : view;
-    if (cold) rehearseThoroughly(this.#target, stage, mechanism);
-    const once = (): void => {
-      try {
-        rehearse(this.#target, stage, mechanism);
-      } catch {
-        // The damage is made up and may make no sense; later, a page that was not recorded is one of the running box.
-      }
-    };
-    once();
-    this.#rehearsals = this.#rehearse(once);
-  }
-
+  /** One rehearsal after the other, a few milliseconds at a time, while the box runs and no recovery is under way. */
   async #rehearse(once: () => void): Promise<void> {
     const most = this.#options.rehearsals ?? Number.POSITIVE_INFINITY;
     for (let n = 0; n < most && !isWarm() && !this.#stopped; n++) {
@@ -432,22 +409,6 @@ export class Guard {
   }
 }
 
-/** Selectors of 64-bit code of Xen and of its PV guests: only then does the stub give and take whole registers. */
-const LONG_MODE_CS: ReadonlySet<number> = new Set([0xe008, 0xe033]);
-
-/** What a recovery asks of the machine, with nothing changed: a capture, and registers written as they are. */
-async function rehearseExchange(machine: Machine): Promise<View> {
-  const view = await machine.capture();
-  const writes = new Map<number, Partial<CpuRegisters>>();
-  for (let cpu = 0; cpu < view.cpuCount; cpu++) {
-    const { cs, r12, cr3 } = view.registers(cpu);
-    if (LONG_MODE_CS.has(cs)) writes.set(cpu, { r12, cr3 });
-  }
-  await machine.writeAllRegisters(writes);
-  return view;
-}
-
-const EXCHANGES = 40;
 const WARM_UP_PAUSE_MS = 2;
 
 /**

@@ -21,12 +21,12 @@ const LIMIT_MS = 20;
 export async function settle(target: Target, view: View, failure: Failure, textIsSound: boolean): Promise<View> {
   const xen = target.at(view);
   let ran = false;
-  let isSound: boolean | undefined = textIsSound || undefined;
+  let isSound = textIsSound;
   for (let cpu = 0; cpu < view.cpuCount; cpu++) {
     if (cpu === failure.cpu) continue;
     const until = endOfDelivery(target, xen, cpuStack(xen, cpu), view.registers(cpu));
     if (until === undefined) continue;
-    isSound ??= target.facts.image === undefined || damagedAt(xen, target.facts.image) === undefined;
+    isSound ||= target.facts.image === undefined || damagedAt(xen, target.facts.image) === undefined;
     if (!isSound) break;
     await target.machine.runOne(cpu, { until, timeoutMs: LIMIT_MS });
     ran = true;

@@ -2,6 +2,7 @@
 import { PAGE_SIZE } from '../x86/address.js';
 import { frameCount, frameTable } from '../xen/frames.js';
 import { cpuStack } from '../xen/stack.js';
+import { wordsOf } from '../xen/words.js';
 import type { Xen } from '../xen/xen.js';
 
 /**
@@ -76,7 +77,7 @@ function heapSpans(xen: Xen): Span[] {
   for (let first = 0; first < total; first += perPage) {
     const page = xen.memory.glanceAt(frameTable(xen) + BigInt(first * size));
     if (page === undefined) continue;
-    const words = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+    const words = wordsOf(page);
     for (let n = 0; n < perPage && first + n < total; n++) {
       const upper = words[(n * size + field + 4) / 4]!;
       if ((upper & mask) >>> 0 !== heap) continue;

@@ -9,7 +9,7 @@ import { type HiddenRegisters, parseHiddenRegisters, parseIoApic, parseLapic } f
 import { closeLink, type Link, openLink } from './link.js';
 import { identityOf, OwnedQemu } from './owned.js';
 import { checkBinary } from './process.js';
-import type { Qmp, QmpEvent } from './qmp.js';
+import type { Qmp } from './qmp.js';
 import { type GuestRam, MappedRam } from './ram.js';
 import { openRam } from './ram-find.js';
 import { revive } from './revive.js';
@@ -26,7 +26,7 @@ import {
 } from './snapshot.js';
 import type { MachineSpec, Origin } from './spec.js';
 import { Standstill, type StandstillTimes } from './standstill.js';
-import type { MachineEvent, Stop } from './stop.js';
+import { type MachineEvent, type Stop, toMachineEvent } from './stop.js';
 import { MachineView } from './view.js';
 
 export interface AttachOptions {
@@ -232,7 +232,7 @@ export class Machine {
    * whoever captures at each stop: it takes QEMU a millisecond, in which we can do something else.
    * @param meanwhile called once the request has left; it may read the frozen machine's memory, and nothing of it may throw
    */
-  captureAtStops(meanwhile: () => void = () => {}): void {
+  captureAtStops(meanwhile: () => void): void {
     this.#meanwhile = meanwhile;
   }
 
@@ -472,20 +472,4 @@ export class Machine {
 function requireMapped(ram: GuestRam): MappedRam {
   if (ram instanceof MappedRam) return ram;
   throw new NinelivesError('NL_INTERNAL', 'a machine of ours whose RAM is not mapped');
-}
-
-function toMachineEvent(event: QmpEvent): MachineEvent | undefined {
-  const reason = typeof event.data.reason === 'string' ? event.data.reason : undefined;
-  switch (event.name) {
-    case 'RESET':
-      return { kind: 'reset', reason, atMs: event.atMs };
-    case 'SHUTDOWN':
-      return { kind: 'shutdown', reason, atMs: event.atMs };
-    case 'GUEST_PANICKED':
-      return { kind: 'guest-panicked', atMs: event.atMs };
-    case 'WATCHDOG':
-      return { kind: 'watchdog', atMs: event.atMs };
-    default:
-      return undefined;
-  }
 }

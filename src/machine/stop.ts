@@ -1,4 +1,5 @@
 /** Why a machine stands still, and what else happens to it. */
+import type { QmpEvent } from './qmp.js';
 import type { StopReply } from './rsp/session.js';
 
 /** A stop of the whole machine. `atMs`: when we learned of it, performance.now(). */
@@ -52,3 +53,20 @@ export function toStop(reply: StopReply, atMs: number, shutdownReason: string | 
 /** Whether the machine can go on from this stop without a reset. */
 export const canResume = (stop: Stop): boolean =>
   stop.kind !== 'shutdown' && stop.kind !== 'reset' && stop.kind !== 'internal-error';
+
+/** An event of QMP as one of the machine; `undefined` where it is none. */
+export function toMachineEvent(event: QmpEvent): MachineEvent | undefined {
+  const reason = typeof event.data.reason === 'string' ? event.data.reason : undefined;
+  switch (event.name) {
+    case 'RESET':
+      return { kind: 'reset', reason, atMs: event.atMs };
+    case 'SHUTDOWN':
+      return { kind: 'shutdown', reason, atMs: event.atMs };
+    case 'GUEST_PANICKED':
+      return { kind: 'guest-panicked', atMs: event.atMs };
+    case 'WATCHDOG':
+      return { kind: 'watchdog', atMs: event.atMs };
+    default:
+      return undefined;
+  }
+}

@@ -4,7 +4,10 @@ import { attempt } from '../xen/damage.js';
 import { tableDefects } from '../xen/descriptors.js';
 import { listDomains } from '../xen/domains.js';
 import type { EntryFacts } from '../xen/entry.js';
+import { FrameWords } from '../xen/frames.js';
 import { heapLocks, staticLocks } from '../xen/locks.js';
+import { isAllocatorLocked } from '../xen/page-heap.js';
+import { PageTables } from '../xen/page-tables.js';
 import { takenOut } from '../xen/taken-out.js';
 import type { Xen } from '../xen/xen.js';
 import { PlanBuilder } from './builder.js';
@@ -45,6 +48,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const wasIn = (pattern: RegExp): boolean =>
     scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
   let locks: StepContext['locks'] | undefined;
+  let tables: StepContext['pageTables'] | undefined;
   const givenUp = new Map<string, string>();
   const context: StepContext = {
     plan,
@@ -60,6 +64,10 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
     get locks() {
       locks ??= allLocks(plan, situation, wasIn(GRANT_CODE));
       return locks;
+    },
+    get pageTables() {
+      tables ??= allTables(plan.xen, xen);
+      return tables;
     },
     destinations: new Map(),
     givenUp,
@@ -108,6 +116,10 @@ function allLocks(plan: PlanBuilder, { domains }: Situation, grantEntries: boole
   plan.problem(`where locks are cannot be told: ${locks.damage}`);
   return { static: [], heap: [] };
 }
+
+/** Free memory can be skipped unless a thread was dropped while it held the allocator's lock. */
+const allTables = (xen: Xen, frozen: Xen): StepContext['pageTables'] =>
+  new PageTables(xen, new FrameWords(xen)).list(isAllocatorLocked(frozen) ? 'all' : 'allocated');
 
 function cpuRecord({ notes, abandoned }: StepContext, state: CpuState): CpuRecord {
   const isAbandoned = abandoned.includes(state);

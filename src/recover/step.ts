@@ -3,6 +3,7 @@ import type { CpuState, Situation } from '../xen/cpus.js';
 import type { TableDefect } from '../xen/descriptors.js';
 import type { EntryFacts } from '../xen/entry.js';
 import type { LockInstance } from '../xen/locks.js';
+import type { TableLevel } from '../xen/page-tables.js';
 import type { Xen } from '../xen/xen.js';
 import type { PlanBuilder } from './builder.js';
 
@@ -30,6 +31,8 @@ export interface StepContext {
   wasIn(pattern: RegExp): boolean;
   /** Every lock of this Xen, of interrupt lines those that are held; walked once: no step of a plan creates or moves one. */
   readonly locks: { readonly static: readonly LockInstance[]; readonly heap: readonly LockInstance[] };
+  /** Frames of all page tables of PV guests, by level, looked for when first asked for: no step makes a table or takes one away. */
+  readonly pageTables: Readonly<Record<TableLevel, readonly number[]>>;
   /** Where an abandoned CPU goes on, when not where its kind of vCPU usually does. */
   readonly destinations: Map<number, Destination>;
   /** Steps that ran into something unreadable, and what that was. */

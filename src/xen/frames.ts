@@ -1,6 +1,7 @@
 /** Page-frame descriptors: Xen's `frame_table`, one `struct page_info` of 32 bytes for each frame of RAM. */
 import { PAGE_SIZE } from '../x86/address.js';
 import type { XenObject } from './object.js';
+import { wordsOf } from './words.js';
 import type { Xen } from './xen.js';
 
 /** Descriptor of the frame with this number. */
@@ -152,7 +153,7 @@ export class FrameWords {
     if (page === this.#page) return this.#words;
     const bytes = this.#xen.memory.glanceAt(this.#addressOf(page));
     this.#page = page;
-    this.#words = bytes === undefined ? NOWHERE : new Uint32Array(bytes.buffer, bytes.byteOffset, PAGE_SIZE / 4);
+    this.#words = bytes === undefined ? NOWHERE : wordsOf(bytes);
     return this.#words;
   }
 }

@@ -1,14 +1,13 @@
 /** Interrupt lines, and those that belong to guests (Xen 4.17, arch/x86/irq.c). */
 import type { XenObject } from './object.js';
 import { radixEntry, radixNumber } from './radix-tree.js';
-import { WordTable } from './words.js';
+import { WORD_SIZE, WordTable } from './words.js';
 import type { Xen } from './xen.js';
 
 /** `irq_desc.status`: guests handle the line, so its action is an `irq_guest_action_t`. */
 const IRQ_GUEST = 1 << 4;
 /** More lines than that are no table of lines. */
 const LINES_LIMIT = 4096;
-const WORD = 4;
 /** One slot for each vector that Xen gives out (Xen 4.17, irq_vectors.h: NR_DYNAMIC_VECTORS), and the last one. */
 const PENDING_EOIS = 208;
 const COUNT_SLOT = PENDING_EOIS - 1;
@@ -24,9 +23,16 @@ export interface GuestLine {
 }
 
 /** Where the table of lines begins, and how many there are; `undefined` where the pointer to it leads nowhere. */
-function lineTable(xen: Xen): { readonly table: bigint; readonly count: number } | undefined {
+export function lineTable(xen: Xen): { readonly table: bigint; readonly count: number } | undefined {
   const table = xen.memory.u64(xen.symbol('irq_desc'));
   return xen.memory.isMapped(table) ? { table, count: xen.memory.u32(xen.symbol('nr_irqs')) } : undefined;
+}
+
+/** Why lines cannot be reached; `undefined` when all can. */
+export function lineTableDefect(xen: Xen): string | undefined {
+  const count = xen.memory.u32(xen.symbol('nr_irqs'));
+  if (count > LINES_LIMIT) return `there are ${count} of them`;
+  return count === 0 || lineTable(xen) !== undefined ? undefined : 'the pointer to their table leads nowhere';
 }
 
 /** `struct irq_desc` of a line; `undefined` where there is none. */
@@ -45,25 +51,23 @@ export function* lines(xen: Xen): Generator<Pick<GuestLine, 'irq' | 'line'>> {
 }
 
 /**
- * Numbers of the lines of which a word is such: 1664 of them on the box, nearly all unused, and looked through several times for
- * each plan. No object is made for any.
- * @param field a member of `struct irq_desc`, the word is its first
+ * Numbers of the lines that a test picks by one of their fields. There are 1664 lines on the box, nearly all unused, and they are looked
+ * through several times for each plan: no object is made for any.
+ * @param field a member of `struct irq_desc`
+ * @param is the test, of the field's first word and of the one behind it
+ * @throws NL_UNMAPPED
  */
-function linesWhere(xen: Xen, field: string, is: (word: number, next: number) => boolean): number[] {
+export function linesWhere(xen: Xen, field: string, is: (word: number, next: number) => boolean): number[] {
   const { table, count } = lineTable(xen) ?? { table: 0n, count: 0 };
   if (count > LINES_LIMIT) return [];
   const size = xen.sizeOf('irq_desc');
   const words = new WordTable(xen.memory, table);
   const found: number[] = [];
   for (let irq = 0, at = Number(xen.offsetOf('irq_desc', field)); irq < count; irq++, at += size) {
-    if (is(words.at(at), words.at(at + WORD))) found.push(irq);
+    if (is(words.at(at), words.at(at + WORD_SIZE))) found.push(irq);
   }
   return found;
 }
-
-/** Lines by a word of their lock, which is taken or waited for. @param isHeld of the two words of a `spinlock_t` */
-export const linesByLock = (xen: Xen, isHeld: (tickets: number, recursion: number) => boolean): number[] =>
-  linesWhere(xen, 'lock', isHeld);
 
 /** The lines that guests handle. */
 export function* guestLines(xen: Xen): Generator<GuestLine> {

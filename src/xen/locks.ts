@@ -7,7 +7,7 @@ import type { Profile } from '../layout/profile.js';
 import { attempt } from './damage.js';
 import { allVcpus, type Domain } from './domains.js';
 import { eventChannelBuckets, eventChannelsIn, grantEntries } from './heap.js';
-import { lineOf, lines, linesByLock } from './interrupts.js';
+import { lineOf, lines, linesWhere, lineTable, lineTableDefect } from './interrupts.js';
 import type { XenObject } from './object.js';
 import { runQueues, schedulerPrivates, schedulerResources } from './scheduler.js';
 import type { Xen } from './xen.js';
@@ -49,14 +49,15 @@ export function lockState(xen: Xen, { kind, address }: LockInstance): string {
 const rwlockHeld = (xen: Xen, address: bigint): boolean =>
   xen.memory.u32(address) !== 0 || spinlockHeld(xen, address, xen.profile.struct('rwlock_t').field('lock').offset);
 
+const spinlockHeld = ({ memory }: Xen, address: bigint, offset: number): boolean =>
+  isTaken(memory.u32(address, offset), memory.u16(address, offset + 4));
+
 /**
  * A ticket lock is free when the next ticket to be served is the next to be handed out. A recursive lock also counts
  * how often its holder took it; the CPU noted beside the count means nothing while that is zero (xen/spinlock.h).
+ * @param recursion the word behind the tickets; what its upper half is does not matter
  */
-const spinlockHeld = ({ memory }: Xen, address: bigint, offset: number): boolean =>
-  areWordsHeld(memory.u32(address, offset), memory.u16(address, offset + 4));
-
-const areWordsHeld = (tickets: number, recursion: number): boolean =>
+const isTaken = (tickets: number, recursion: number): boolean =>
   (tickets & 0xffff) !== tickets >>> 16 || ((recursion >>> 12) & 0xf) !== 0;
 
 /** `recurse_cpu` = no CPU (12 bits set), `recurse_cnt` = 0. */
@@ -129,7 +130,9 @@ export function heapLocks(
     });
   }
   unlessDamaged('the scheduler', () => schedulerLocks(locks, xen));
-  addAll(locks, freeLines ? lineLocks(xen) : heldLineLocks(xen));
+  unlessDamaged('interrupt lines', () => addAll(locks, freeLines ? lineLocks(xen) : heldLineLocks(xen)));
+  const lost = lineTableDefect(xen);
+  if (lost !== undefined) leftOut('interrupt lines', lost);
   pointedTo(into, xen.memory.u64(xen.symbol('xenpool')), 'xmem_pool', 'xenheap pool');
   return locks;
 }
@@ -168,12 +171,16 @@ function domainLocks(into: Collection, domain: Domain, ofGrants: boolean): void 
   }
 }
 
-const lineLocks = (xen: Xen): LockInstance[] =>
-  [...lines(xen)].flatMap(({ irq, line }) => locksIn(xen, line, `IRQ ${irq}`, NONE));
+function lineLocks(xen: Xen): readonly LockInstance[] {
+  const { table, count } = lineTable(xen) ?? { table: 0n, count: 0 };
+  return remembered(xen, `irq_desc ${table} ${count}`, () =>
+    [...lines(xen)].flatMap(({ irq, line }) => locksIn(xen, line, `IRQ ${irq}`, NONE)),
+  );
+}
 
 /** Locks of interrupt lines that are held. */
 export const heldLineLocks = (xen: Xen): LockInstance[] =>
-  linesByLock(xen, areWordsHeld).flatMap((irq) => locksIn(xen, lineOf(xen, irq)!, `IRQ ${irq}`, NONE));
+  linesWhere(xen, 'lock', isTaken).flatMap((irq) => locksIn(xen, lineOf(xen, irq)!, `IRQ ${irq}`, NONE));
 
 function pointedTo({ locks, xen, leftOut }: Collection, address: bigint, struct: string, name: string): void {
   if (address === 0n) return;

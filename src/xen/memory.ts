@@ -9,6 +9,7 @@ import { NinelivesError } from '../common/errors.js';
 import { hex, PAGE_SHIFT, PAGE_SIZE, type PhysicalAddress, physical } from '../x86/address.js';
 import { translate } from '../x86/paging.js';
 import type { View } from '../x86/view.js';
+import { wordsOf } from './words.js';
 
 const PAGE_MASK = BigInt(PAGE_SIZE - 1);
 const TWO_32 = 2 ** 32;
@@ -111,8 +112,7 @@ export class XenMemory {
 
   /** The whole page that holds `address`, as 32-bit words. @throws NL_UNMAPPED */
   pageWords(address: bigint): Uint32Array {
-    const page = this.#page(address, 0);
-    return new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+    return wordsOf(this.#page(address, 0));
   }
 
   /** The whole page that holds `address`, for passing over a table (see `View.glance`). */

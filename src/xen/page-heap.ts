@@ -5,6 +5,7 @@
  */
 import { NinelivesError } from '../common/errors.js';
 import { FrameWords, frameTable } from './frames.js';
+import { isHeld } from './locks.js';
 import type { XenMemory } from './memory.js';
 import type { Xen } from './xen.js';
 
@@ -13,6 +14,10 @@ export const NO_BLOCK = 0xffff_ffff;
 /** More blocks than this are not looked at: a recovery is not to take longer the more memory is in pieces. */
 const MAX_BLOCKS = 32_768;
 const MAX_NODES = 64;
+
+/** Whether somebody holds the allocator's lock, or waits for it: then descriptions of free memory may be half changed. */
+export const isAllocatorLocked = (xen: Xen): boolean =>
+  isHeld(xen, { kind: 'spinlock', address: xen.symbol('heap_lock'), owner: '', path: 'heap_lock' });
 
 export interface FreeList {
   readonly node: number;

@@ -1,8 +1,8 @@
 /** PV guests' page tables as Xen counts them: which frames are tables, and what refers to what. */
-import { PAGE_SIZE } from '../x86/address.js';
 import type { View } from '../x86/view.js';
 import type { Domain } from './domains.js';
 import { type FrameWords, pageInfo, type WantedFrames } from './frames.js';
+import { wordsOf } from './words.js';
 import type { Xen } from './xen.js';
 
 export type TableLevel = 1 | 2 | 3 | 4;
@@ -22,7 +22,7 @@ export function tableLevel(upperTypeInfo: number): TableLevel | undefined {
 }
 
 /** The frame that a present entry leads to, by the halves of the entry. */
-const childOf = (low: number, high: number): number => (high & 0xfffff) * 2 ** 20 + (low >>> 12);
+export const childOf = (low: number, high: number): number => (high & 0xfffff) * 2 ** 20 + (low >>> 12);
 
 /** How often a page is mapped, and how often of these so that it can be written to. */
 export interface MappingCount {
@@ -55,7 +55,7 @@ export class PageTables {
   /** The words of a table; its entries are pairs, the lower half first. Read, and so kept in a capsule. */
   wordsOf(frame: number): Uint32Array | undefined {
     const page = this.#xen.view.page(frame);
-    return page && new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+    return page && wordsOf(page);
   }
 
   /** How many entries at the start of a table hold references to what they lead to. */
@@ -203,7 +203,7 @@ export class MappingSearch {
   }
 
   #count(page: Uint8Array, entries: number): boolean {
-    const words: Uint32Array = new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / 4);
+    const words = wordsOf(page);
     const isWanted = this.#isWanted;
     const frames = isWanted.length;
     let found = false;

@@ -7,13 +7,12 @@ import { PAGE_SIZE } from '../x86/address.js';
 import { GENERAL_REGISTERS } from '../x86/registers.js';
 import type { CpuState } from './cpus.js';
 import { type FrameWords, frameTable } from './frames.js';
+import { childOf } from './page-tables.js';
 import { onStack } from './stack.js';
 import type { Xen } from './xen.js';
 
 const TWO_32 = 2 ** 32;
 const FRAMES_PER_TWO_32 = TWO_32 / PAGE_SIZE;
-/** Bits 32 to 51 of an address: what a page-table entry's upper half tells of its frame. */
-const HIGH_FRAME = 0xfffff;
 
 /** Frames in use, of a type that is validated or locked, that the threads of these CPUs can have been working on; ascending. */
 export const touchedFrames = (xen: Xen, words: FrameWords, cpus: readonly CpuState[]): number[] =>
@@ -33,7 +32,7 @@ export function framesLedTo(xen: Xen, count: number, cpus: readonly CpuState[]):
       frame(Math.floor(((high - tableHigh) * TWO_32 + low - tableLow) / size));
     else if (high >= directMapHigh) frame((high - directMapHigh) * FRAMES_PER_TWO_32 + (low >>> 12));
     if (high === 0) frame(low);
-    frame((high & HIGH_FRAME) * FRAMES_PER_TWO_32 + (low >>> 12));
+    frame(childOf(low, high));
   });
   return found;
 

@@ -3,6 +3,12 @@ import { PAGE_SIZE } from '../x86/address.js';
 import type { XenMemory } from './memory.js';
 
 const PAGE_MASK = PAGE_SIZE - 1;
+/** Bytes of a word. */
+export const WORD_SIZE = 4;
+
+/** A page as 32-bit words. */
+export const wordsOf = (page: Uint8Array): Uint32Array =>
+  new Uint32Array(page.buffer, page.byteOffset, PAGE_SIZE / WORD_SIZE);
 
 /** Words of a table. Good for one view, until it is written to. */
 export class WordTable {

@@ -18,7 +18,7 @@ import { type MappingCount, PageTables, TABLE_ENTRIES } from '../../xen/page-tab
 import { touchedFrames } from '../../xen/touched.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
-import { allTables, CHANGES_TABLES } from './page-tables.js';
+import { CHANGES_TABLES } from './page-tables.js';
 
 export const mappings: Step = {
   name: 'mappings',
@@ -31,11 +31,12 @@ export const mappings: Step = {
     const tables = new PageTables(xen, words);
     const constants = readConstants(xen);
     const suspects = candidates(context, words, constants);
+    if (suspects.length === 0) return;
     const search = tables.searchMappings(new Map(suspects.map((frame) => [frame, references(xen, constants, frame)])));
     const inUse = tables.inUse(context.situation.domains)[2];
     // The likeliest tables first: nearly always every reference is one that a mapping holds, and few tables tell.
     if (search.through(inOnePiece(xen, tables, inUse, suspects)) || search.through(tables.lowest(inUse))) return;
-    if (search.through(allTables(context, tables)[1])) return;
+    if (search.through(context.pageTables[1])) return;
     for (const frame of suspects) correct(context, constants, frame, search.of(frame));
   },
 };

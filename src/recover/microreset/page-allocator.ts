@@ -14,8 +14,7 @@
  * Pages caught while they were being freed are scrubbed and flushed from TLBs before they are used again, whatever was noted.
  * Links of domains' own page lists, and pages taken out of service (offlined), are not looked at.
  */
-import { isHeld } from '../../xen/locks.js';
-import { type FrameRange, type FreeList, NO_BLOCK, PageHeap } from '../../xen/page-heap.js';
+import { type FrameRange, type FreeList, isAllocatorLocked, NO_BLOCK, PageHeap } from '../../xen/page-heap.js';
 import { descriptorsHeld, framesLedTo } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
 import { repairPool } from './xmem-pools.js';
@@ -35,10 +34,9 @@ export const pageAllocator: Step = {
   source: 'ours; Xen 4.17 common/page_alloc.c',
   run(context) {
     const { wasIn, frozen } = context;
-    const lock = { kind: 'spinlock', address: frozen.symbol('heap_lock'), owner: '', path: 'heap_lock' } as const;
     // Of a failed CPU the innermost function is not known; where that holds no lock, it scrubs.
     const scrubs = frozen.memory.u64(frozen.symbol('node_scrubbing')) !== 0n;
-    if (scrubs || wasIn(HEAP_CODE) || isHeld(frozen, lock)) new FreeMemory(context).repair();
+    if (scrubs || wasIn(HEAP_CODE) || isAllocatorLocked(frozen)) new FreeMemory(context).repair();
     repairPool(context);
   },
 };

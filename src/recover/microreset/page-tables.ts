@@ -21,7 +21,7 @@
 
 import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import { FrameWords, frameTable, pageInfo } from '../../xen/frames.js';
-import { PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
+import { childOf, PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
 
@@ -128,7 +128,6 @@ class Recount {
     const suspects = this.#suspects([...touchedFrames(xen, this.#words, abandoned), ...this.#notes.keys()]);
     if (LEVELS.every((level) => suspects[level].size === 0)) return;
     const inUse = this.#tables.inUse(situation.domains);
-    let all: Record<TableLevel, readonly number[]> | undefined;
     for (const level of LEVELS) {
       const above = (level + 1) as TableLevel;
       const known = new Set([...inUse[above], ...suspects[above]]);
@@ -137,8 +136,11 @@ class Recount {
         .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
         .sort(ascending);
       if (unexplained.length === 0) continue;
-      all ??= allTables(this.#context, this.#tables);
-      const dropped = this.#fix(level, unexplained, this.#tables.references(all[above], above, unexplained));
+      const dropped = this.#fix(
+        level,
+        unexplained,
+        this.#tables.references(this.#context.pageTables[above], above, unexplained),
+      );
       for (const table of dropped) this.#addChildren(suspects, table, level);
     }
   }
@@ -207,7 +209,7 @@ class Recount {
     const words = Uint32Array.from(found);
     for (let n = 0; n < TABLE_ENTRIES; n++) {
       const low = words[2 * n]!;
-      const frame = (words[2 * n + 1]! & 0xfffff) * 2 ** 20 + (low >>> 12);
+      const frame = childOf(low, words[2 * n + 1]!);
       if ((low & PRESENT) !== 0 && frame < this.#words.count) this.#dropMapping(frame, (low & WRITABLE) !== 0, reason);
     }
     this.#words.changed();
@@ -236,24 +238,6 @@ class Recount {
   #dropGeneral(frame: number, times: number, reason: string): void {
     dropGeneral(this.#context, frame, times, reason);
   }
-}
-
-const listed = new WeakMap<StepContext, Record<TableLevel, number[]>>();
-
-/** All tables, looked for once for a plan: no step makes one, or takes one away. */
-export function allTables(context: StepContext, tables: PageTables): Record<TableLevel, readonly number[]> {
-  let all = listed.get(context);
-  if (all === undefined) {
-    all = tables.list(allocatorIsQuiet(context) ? 'allocated' : 'all');
-    listed.set(context, all);
-  }
-  return all;
-}
-
-/** Free memory is described consistently unless a thread was dropped while it held the allocator's lock. */
-function allocatorIsQuiet({ frozen }: StepContext): boolean {
-  const tickets = frozen.memory.u32(frozen.symbol('heap_lock'));
-  return (tickets & 0xffff) === tickets >>> 16;
 }
 
 /** Each type reference comes with a general one. The last general one is not ours to drop: it would free the page. */
