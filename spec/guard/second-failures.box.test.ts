@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
-import { freezeInXen, lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
+import { failInXen, freezeInXen, lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const IN_A_ROW = 10;
 const DETECTION_MS = 20_000;
@@ -29,8 +29,7 @@ describe('the VMs of a hypervisor', () => {
   it('live when it fails ten times in a row', async () => {
     const before = sampleOf(box);
     for (let n = 0; n < IN_A_ROW; n++) {
-      const [cpu] = await freezeInXen(box, target);
-      await box.machine.writeRegisters(cpu!, { rip: 0n });
+      await failInXen(box, target);
       expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
       await guard.nextRecovery(200 + 50 * n);
       await box.machine.freeze();
@@ -53,13 +52,11 @@ describe('the VMs of a hypervisor', () => {
 
   it('live when it fails right after a recovery, before anything else was done', async () => {
     const before = sampleOf(box);
-    const [cpu] = await freezeInXen(box, target);
-    await box.machine.writeRegisters(cpu!, { rip: 0n });
+    await failInXen(box, target);
     await guard.nextRecovery(DETECTION_MS);
     const stop = await box.machine.freeze();
     expect(stop.kind).toBe('paused');
-    const [next] = await freezeInXen(box, target);
-    await box.machine.writeRegisters(next!, { rip: 0n });
+    await failInXen(box, target);
     expect(new Set(await recoverAll())).toEqual(new Set(['resumed']));
     expect(await lostVms(box, before)).toEqual([]);
   });

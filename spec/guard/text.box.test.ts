@@ -4,7 +4,7 @@ import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import type { CpuState } from '../../src/xen/cpus.js';
-import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
+import { failInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
@@ -21,12 +21,18 @@ function find(moment: Moment): CpuState | undefined {
   return first!.where === 'guest' && first!.current.domain.kind === 'hvm' ? inXen(moment)[0] : undefined;
 }
 
+/** Changes a bit of a function that nobody executes. @returns where it is, and the byte that belongs there */
+async function damage() {
+  const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
+  const right = await box.machine.readPhysicalStub(at, 1);
+  await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+  return { at, right };
+}
+
 describe('damaged code', () => {
   it('is seen and repaired though nobody executes it', async () => {
     const before = sampleOf(box);
-    const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
-    const right = await box.machine.readPhysicalStub(at, 1);
-    await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+    const { at, right } = await damage();
     const failure = { kind: 'damaged-text', at: 'machine_restart' };
     expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed', failure });
     expect(await guard.nextRecovery(1000)).toBeUndefined();
@@ -39,9 +45,7 @@ describe('damaged code', () => {
   it('is repaired while the first CPU runs an HVM guest, which does not map it', async () => {
     const before = sampleOf(box);
     const { cpu } = await runUntil(box, target, find);
-    const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
-    const right = await box.machine.readPhysicalStub(at, 1);
-    await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+    const { at, right } = await damage();
     await box.machine.writeRegisters(cpu, { rip: 0n });
     expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
     await box.machine.freeze();
@@ -51,17 +55,11 @@ describe('damaged code', () => {
   });
 
   it('is looked for once more where a failure came while nobody watched', async () => {
-    const fail = async (): Promise<void> => {
-      await box.machine.freeze();
-      const [cpu] = await freezeInXen(box, target);
-      await box.machine.writeRegisters(cpu!, { rip: 0n });
-    };
-    await fail();
+    await failInXen(box, target);
     expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
-    await fail();
-    const at = target.xen.memory.physicalAddress(target.xen.symbol('machine_restart'));
-    const right = await box.machine.readPhysicalStub(at, 1);
-    await box.machine.writePhysicalStub(at, Uint8Array.of(right[0]! ^ 1));
+    await box.machine.freeze();
+    await failInXen(box, target);
+    await damage();
     await box.machine.resume();
     expect(await box.machine.waitForStop(DETECTION_MS)).toMatchObject({ kind: 'breakpoint' });
     const recovery = await guard.nextRecovery(DETECTION_MS);

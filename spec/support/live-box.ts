@@ -106,3 +106,9 @@ export function freezeInXen(box: Box, target: Target, count = 1): Promise<number
     return inside.length >= count ? inside : undefined;
   });
 }
+
+/** Runs the box, frozen before, until a CPU is in the middle of Xen, and has it go on where nothing is: frozen afterwards, about to fail. */
+export async function failInXen(box: Box, target: Target): Promise<void> {
+  const [cpu] = await freezeInXen(box, target);
+  await box.machine.writeRegisters(cpu!, { rip: 0n });
+}
