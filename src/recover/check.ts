@@ -10,6 +10,7 @@ import { attempt } from '../xen/damage.js';
 import { nesting, ownWords, pageTables, places, requests, switches } from './audit/cpus.js';
 import { callbacks, tasklets, timers } from './audit/deferred.js';
 import { counts, events, lists } from './audit/domains.js';
+import { interruptLines } from './audit/lines.js';
 import { locks } from './audit/locks.js';
 import { freeLists, freePages } from './audit/memory.js';
 import type { AuditPart } from './audit/part.js';
@@ -27,6 +28,7 @@ export const AUDIT: readonly AuditPart[] = [
   lists,
   counts,
   events,
+  interruptLines,
   places,
   switches,
   pageTables,

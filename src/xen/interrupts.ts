@@ -54,25 +54,75 @@ export function* lines(xen: Xen): Generator<Pick<GuestLine, 'irq' | 'line'>> {
  * Numbers of the lines that a test picks by one of their fields. There are 1664 lines on the box, nearly all unused, and they are looked
  * through several times for each plan: no object is made for any.
  * @param field a member of `struct irq_desc`
- * @param is the test, of the field's first word and of the one behind it
+ * @param is the test, of the field's first word, of the one behind it, and of what reads others of the line by their offset
  * @throws NL_UNMAPPED
  */
-export function linesWhere(xen: Xen, field: string, is: (word: number, next: number) => boolean): number[] {
+export function linesWhere(
+  xen: Xen,
+  field: string,
+  is: (word: number, next: number, inLine: (offset: number) => number) => boolean,
+): number[] {
   const { table, count } = lineTable(xen) ?? { table: 0n, count: 0 };
   if (count > LINES_LIMIT) return [];
   const size = xen.sizeOf('irq_desc');
   const words = new WordTable(xen.memory, table);
   const found: number[] = [];
-  for (let irq = 0, at = Number(xen.offsetOf('irq_desc', field)); irq < count; irq++, at += size) {
-    if (is(words.at(at), words.at(at + WORD_SIZE))) found.push(irq);
+  const offset = Number(xen.offsetOf('irq_desc', field));
+  let line = 0;
+  const inLine = (at: number): number => words.at(line + at);
+  for (let irq = 0; irq < count; irq++, line += size) {
+    const at = line + offset;
+    if (is(words.at(at), words.at(at + WORD_SIZE), inLine)) found.push(irq);
   }
   return found;
 }
 
+/** Controllers of lines (`struct hw_interrupt_type`): each is a variable of Xen's image. By lower half of the address: the upper one. */
+const CONTROLLERS = new WeakMap<Xen['profile'], ReadonlyMap<number, number>>();
+
+function lineControllers({ profile }: Xen): ReadonlyMap<number, number> {
+  let known = CONTROLLERS.get(profile);
+  if (known === undefined) {
+    const names = profile.variableNames.filter((name) => {
+      const type = profile.variableType(name);
+      return type.kind === 'struct' && type.name === 'hw_interrupt_type' && profile.hasSymbol(name);
+    });
+    known = new Map(names.map((name) => halves(profile.symbol(name))));
+    CONTROLLERS.set(profile, known);
+  }
+  return known;
+}
+
+const halves = (value: bigint): [number, number] => [Number(value & 0xffff_ffffn), Number(value >> 32n)];
+
+/** Whether there is a controller of lines at this address. */
+export function isLineController(xen: Xen, address: bigint): boolean {
+  const [low, high] = halves(address);
+  return lineControllers(xen).get(low) === high;
+}
+
+/**
+ * Numbers of the lines whose controller (`irq_desc.handler`) is none. Only a line that was never made has none by right, and that has no
+ * masks of CPUs either (Xen 4.17, common/irq.c: init_one_irq_desc).
+ */
+export function linesWithoutController(xen: Xen): number[] {
+  const controllers = lineControllers(xen);
+  const mask = Number(xen.offsetOf('irq_desc', 'arch.cpu_mask'));
+  return linesWhere(xen, 'handler', (low, high, inLine) => {
+    if (low === 0 && high === 0) return inLine(mask) !== 0 || inLine(mask + WORD_SIZE) !== 0;
+    return controllers.get(low) !== high;
+  });
+}
+
+/** The lines that guests handle, by what they say themselves. */
+export function* linesOfGuests(xen: Xen): Generator<Pick<GuestLine, 'irq' | 'line'>> {
+  for (const irq of linesWhere(xen, 'status', (status) => (status & IRQ_GUEST) !== 0))
+    yield { irq, line: lineOf(xen, irq)! };
+}
+
 /** The lines that guests handle. */
 export function* guestLines(xen: Xen): Generator<GuestLine> {
-  for (const irq of linesWhere(xen, 'status', (status) => (status & IRQ_GUEST) !== 0)) {
-    const line = lineOf(xen, irq)!;
+  for (const { irq, line } of linesOfGuests(xen)) {
     const action = line.u64('action');
     if (xen.memory.isMapped(action)) yield { irq, line, action: xen.object('irq_guest_action_t', action) };
   }

@@ -1,9 +1,10 @@
 /**
- * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, and tables of functions that it fills at boot,
- * which nothing else tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
+ * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, tables of functions that it fills at boot, and
+ * controllers of interrupt lines, which nothing else tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
  * recovery.
  */
 import { allVcpus, type Domain, domainName, listDomains } from './domains.js';
+import { isLineController, lines } from './interrupts.js';
 import type { XenObject } from './object.js';
 import { type CpuStack, cpuStack, onStack } from './stack.js';
 import type { Xen } from './xen.js';
@@ -13,8 +14,8 @@ export interface KeptWord {
   readonly value: bigint;
   /** What it is: "d1v0: vcpu_info". */
   readonly what: string;
-  /** Whether it never changes: then any other value is wrong. Else only what cannot be a pointer is. */
-  readonly constant: boolean;
+  /** Which other values are wrong: all, since it never changes; what cannot be a pointer; what is no controller of interrupt lines. */
+  readonly wrong: 'others' | 'no pointer' | 'no controller';
   /** The domain that the structure belongs to, by address and number; absent for what is a CPU's. */
   readonly domain?: { readonly address: bigint; readonly id: number };
 }
@@ -46,6 +47,7 @@ export function keepWords(xen: Xen): KeptWord[] {
   keepTable('softirq_handlers', Number(xen.profile.constant('NR_SOFTIRQS')));
   keepTable('direct_apic_vector', VECTORS);
   keepTable('time_calibration_rendezvous_fn', 1);
+  keepControllers();
   const domains = listDomains(xen);
   for (const { object, address, id, kind } of domains) {
     const fields = [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])];
@@ -66,7 +68,7 @@ export function keepWords(xen: Xen): KeptWord[] {
   function keep(address: bigint, what: string, domain?: KeptWord['domain']): bigint | undefined {
     const value = xen.memory.isMapped(address) ? xen.memory.u64(address) : 0n;
     if (!isPointer(value)) return undefined;
-    kept.push({ address, value, what, constant: false, ...(domain === undefined ? {} : { domain }) });
+    kept.push({ address, value, what, wrong: 'no pointer', ...(domain === undefined ? {} : { domain }) });
     return value;
   }
 
@@ -76,7 +78,17 @@ export function keepWords(xen: Xen): KeptWord[] {
     for (let n = 0; n < words; n++) {
       const address = xen.symbol(name) + BigInt(8 * n);
       const value = xen.memory.u64(address);
-      if (value !== 0n) kept.push({ address, value, what: `${name}[${n}]`, constant: true });
+      if (value !== 0n) kept.push({ address, value, what: `${name}[${n}]`, wrong: 'others' });
+    }
+  }
+
+  /** Lines of devices that send messages come and go, all others have their controller for good. */
+  function keepControllers(): void {
+    const none = xen.symbol('no_irq_type');
+    for (const { irq, line } of lines(xen)) {
+      const value = line.u64('handler');
+      if (value === none || !isLineController(xen, value) || line.u64('msi_desc') !== 0n) continue;
+      kept.push({ address: line.at('handler'), value, what: `IRQ ${irq}: handler`, wrong: 'no controller' });
     }
   }
 }
@@ -85,9 +97,10 @@ export function keepWords(xen: Xen): KeptWord[] {
 export function lostWords(xen: Xen, domains: readonly Domain[], kept: readonly KeptWord[]): KeptWord[] {
   const isPointer = pointerCheck(xen);
   const numbers = new Map(domains.map(({ address, id }) => [address, id]));
-  return kept.filter(({ address, value, domain, constant }) => {
+  return kept.filter(({ address, value, domain, wrong }) => {
     if (domain !== undefined && numbers.get(domain.address) !== domain.id) return false;
-    if (constant) return xen.memory.u64(address) !== value;
+    if (wrong === 'others') return xen.memory.u64(address) !== value;
+    if (wrong === 'no controller') return !isLineController(xen, xen.memory.u64(address));
     return xen.memory.isMapped(address) && !isPointer(xen.memory.u64(address));
   });
 }

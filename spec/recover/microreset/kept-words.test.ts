@@ -45,6 +45,18 @@ describe('kept-words', () => {
     expect(restored()).toEqual(['softirq_handlers[5] was damaged']);
   });
 
+  it('puts back the controller of an interrupt line over a pointer to anything else, and leaves another controller', () => {
+    const lines = fake.alloc(2 * fake.profile.struct('irq_desc').size);
+    fake.put(fake.symbol('irq_desc'), 8, lines);
+    fake.put(fake.symbol('nr_irqs'), 4, 2);
+    fake.set('irq_desc', lines, 'handler', fake.symbol('ioapic_edge_type'));
+    kept = keepWords(fake.xen());
+    fake.set('irq_desc', lines, 'handler', fake.symbol('irq_stat'));
+    expect(restored()).toEqual(['IRQ 0: handler was damaged']);
+    fake.set('irq_desc', lines, 'handler', fake.symbol('no_irq_type'));
+    expect(restored()).toEqual([]);
+  });
+
   it('does not touch the memory of a domain that is gone', () => {
     fake.set('vcpu', fake.hvm.address, 'vcpu_info', 0x9e);
     fake.set('domain', fake.hvm.domain, 'domain_id', 7);

@@ -20,6 +20,7 @@ import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
 import { interruptHandlers } from './interrupt-handlers.js';
 import { keptWords } from './kept-words.js';
+import { lineControllers } from './line-controllers.js';
 import { heapLocksStep, staticLocksStep } from './locks.js';
 import { lostStacks } from './lost-stacks.js';
 import { lostWakeups } from './lost-wakeups.js';
@@ -54,6 +55,7 @@ export const microreset: Mechanism = {
     keptWords,
     fixedFields,
     vectorLines,
+    lineControllers,
     completeFrames,
     bounceFrames,
     batchProgress,
