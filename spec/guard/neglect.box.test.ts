@@ -145,6 +145,16 @@ describe('the VMs of a hypervisor', () => {
     expect(await lostVms(box, before)).toEqual([]);
   });
 
+  it('live when CPUs handled softirqs and did not go back to their guests', async () => {
+    const before = sampleOf(box);
+    // pop %rbx; jmp becomes pop %rbx; loope: into the loop of a vCPU that is not to go on.
+    await changeByte('check_wakeup_from_wait', [0x5b, 0xe9], 1, 0xe1);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
   it('are let be while nothing fails', async () => {
     const before = sampleOf(box);
     expect(await guard.nextRecovery(10_000)).toBeUndefined();

@@ -308,6 +308,8 @@ export class FakeXen implements View {
     this.#call(this.symbol('lstar_enter'), 'pv_hypercall');
     this.#call(this.symbol('switch_to_kernel'), 'create_bounce_frame');
     this.#call(this.symbol('test_guest_events'), 'create_bounce_frame');
+    this.#call(this.symbol('process_softirqs'), 'do_softirq');
+    this.#call(this.symbol('continue_pv_domain'), 'check_wakeup_from_wait');
     this.#call(this.symbol('handle_exception_saved'), 'do_page_fault');
     this.#call(this.symbol('common_interrupt'), 'do_IRQ');
     const resume = this.symbol('svm_asm_do_resume');

@@ -113,6 +113,7 @@ describe('readEntryFacts', () => {
     expect(facts.bounceReturns.get(after('switch_to_kernel'))).toBe('syscall');
     expect(facts.bounceReturns.get(after('test_guest_events'))).toBe('event');
     expect(facts.frameReturns.get(after('common_interrupt'))).toBe('common_interrupt');
+    expect([...facts.exitReturns]).toEqual([after('process_softirqs'), after('continue_pv_domain')]);
     const resume = fake.symbol('svm_asm_do_resume');
     expect(facts.svm).toEqual({
       resume,

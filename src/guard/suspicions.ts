@@ -2,6 +2,7 @@
 import { isLeftLate, type LateTimer, LateTimerWatch, leastPace, TimerSampler } from '../detect/late-timers.js';
 import { isWithoutTicks, LONGEST_RUN_MS, type LostTicks, LostTickWatch, TickSampler } from '../detect/lost-ticks.js';
 import { isNeglected, type Neglect, NeglectSampler, NeglectWatch } from '../detect/neglect.js';
+import { isOnItsWay, type NoReturn, NoReturnWatch, ReturnSampler } from '../detect/no-return.js';
 import { DEFAULT_LIMITS, HangWatch, type ProgressWords, progressWords, sampleProgress } from '../detect/watchdog.js';
 import { isAsleep, NEVER_RAN, threadTimes } from '../machine/proc.js';
 import { type CpuState, readSituation } from '../xen/cpus.js';
@@ -12,6 +13,9 @@ import type { Target } from './target.js';
 
 /** What a CPU does that does something is told by more looks. */
 const BUSY_LOOKS = 4;
+/** And what a CPU does whose guest may do the same all the time, by more still, between which it has to execute so many milliseconds. */
+const RETURN_LOOKS = 8;
+const RETURN_RAN_MS = 30;
 
 const WORDS: Readonly<Record<Neglect['kind'], (cpu: number) => string>> = {
   'vcpu-left-waiting': (cpu) => `CPU ${cpu} slept, and a vCPU that could run waited for it`,
@@ -39,6 +43,8 @@ export class Suspicions {
   readonly #timerSampler: TimerSampler;
   readonly #ticks: LostTickWatch;
   readonly #tickSampler: TickSampler;
+  readonly #returns: NoReturnWatch;
+  readonly #returnSampler: ReturnSampler;
 
   constructor(target: Target) {
     this.#target = target;
@@ -48,6 +54,8 @@ export class Suspicions {
     this.#timerSampler = new TimerSampler(target.xen);
     this.#ticks = new LostTickWatch(target.machine.threadIds);
     this.#tickSampler = new TickSampler(target.xen);
+    this.#returns = new NoReturnWatch(target.machine.threadIds);
+    this.#returnSampler = new ReturnSampler(target.xen, target.facts);
   }
 
   /** One look at the running machine. */
@@ -65,7 +73,9 @@ export class Suspicions {
     const [neglect] = this.#neglects.observe(this.#sampler.cpus(samples), this.#sampler.vcpus(), nowMs, asleep);
     if (neglect !== undefined) return this.#neglected(neglect);
     const late = this.#timers.observe(this.#timerSampler.cpus(times), nowMs, asleep);
-    return late === undefined ? undefined : this.#late(late);
+    if (late !== undefined) return this.#late(late);
+    const away = this.#returns.observe(this.#returnSampler.cpus(times), nowMs);
+    return away === undefined ? undefined : this.#withoutReturn(away);
   }
 
   #late(late: LateTimer): Suspect {
@@ -82,20 +92,36 @@ export class Suspicions {
   /** Between the looks it has to execute for as long as a scheduler ever lets it: what the host delayed came with the first freeze. */
   #withoutTicks(lost: LostTicks): Suspect {
     const { cpu, stalledMs } = lost;
-    let looks = 0;
-    let ranMs = 0;
-    const isSo = (xen: Xen, state: CpuState): boolean => {
-      const now = this.#ranMs(cpu);
-      if (looks++ === 0) ranMs = now;
-      const hasRun = looks < BUSY_LOOKS || now - ranMs > LONGEST_RUN_MS;
-      return hasRun && isWithoutTicks(xen, lost, state);
-    };
+    const hasRun = this.#hasRun(cpu, BUSY_LOOKS, LONGEST_RUN_MS);
     return {
       cpu,
       stalledMs,
       looks: BUSY_LOOKS,
       summary: (ms, at) => `CPU ${cpu} ran a guest, and no timer interrupted it, for ${Math.round(ms)} ms, at ${at}`,
-      isSo: (xen) => this.#shows(xen, cpu, (state) => isSo(xen, state)),
+      isSo: (xen) => this.#shows(xen, cpu, (state) => hasRun() && isWithoutTicks(xen, lost, state)),
+    };
+  }
+
+  #withoutReturn(away: NoReturn): Suspect {
+    const { cpu, stalledMs } = away;
+    const hasRun = this.#hasRun(cpu, RETURN_LOOKS, RETURN_RAN_MS);
+    return {
+      cpu,
+      stalledMs,
+      looks: RETURN_LOOKS,
+      summary: (ms, at) => `CPU ${cpu} did not get back to its guest for ${Math.round(ms)} ms, at ${at}`,
+      isSo: (xen) => this.#shows(xen, cpu, (state) => hasRun() && isOnItsWay(xen, this.#target.facts, away, state)),
+    };
+  }
+
+  /** Asked at each of some looks, tells at the last one whether a CPU has executed long enough since the first. */
+  #hasRun(cpu: number, looks: number, leastMs: number): () => boolean {
+    let look = 0;
+    let ranMs = 0;
+    return () => {
+      const now = this.#ranMs(cpu);
+      if (look++ === 0) ranMs = now;
+      return look < looks || now - ranMs > leastMs;
     };
   }
 
@@ -140,6 +166,7 @@ export class Suspicions {
     this.#neglects.reset();
     this.#timers.pause();
     this.#ticks.pause();
+    this.#returns.pause();
     this.#sampler.forget();
   }
 

@@ -37,6 +37,8 @@ export interface EntryFacts {
   readonly bounceReturns: ReadonlyMap<bigint, 'event' | 'exception' | 'syscall'>;
   /** Return addresses of calls that entry code makes with a register frame right above the slot. */
   readonly frameReturns: ReadonlyMap<bigint, string>;
+  /** Return addresses of calls made on the way back to a PV guest that deliver nothing: softirqs are handled, or it is to wait. */
+  readonly exitReturns: ReadonlySet<bigint>;
   readonly svm: SvmEntry | undefined;
   /** Text and read-only data as they were at the attach; absent where nobody attached. */
   readonly image?: PristineImage;
@@ -102,6 +104,7 @@ export function readEntryFacts(xen: Xen): EntryFacts {
     forwardReturns,
     bounceReturns: bounceReturns(xen),
     frameReturns,
+    exitReturns: exitReturns(xen),
     svm: xen.profile.hasSymbol('svm_asm_do_resume') ? svmEntry(xen) : undefined,
   };
 }
@@ -125,6 +128,16 @@ function bounceReturns(xen: Xen): Map<bigint, 'event' | 'exception' | 'syscall'>
     for (const call of callsIn(xen, name)) if (call.target === bounce) returns.set(call.next, kind);
   }
   return returns;
+}
+
+/** Labels of the exit path that make a call with all of the guest's registers in the frame. */
+const WAYS_OUT = ['process_softirqs', 'continue_pv_domain'];
+
+function exitReturns(xen: Xen): Set<bigint> {
+  const bounce = xen.symbol('create_bounce_frame');
+  const names = WAYS_OUT.filter((name) => xen.profile.hasSymbol(name));
+  const calls = names.flatMap((name) => [...callsIn(xen, name)]);
+  return new Set(calls.filter(({ target }) => target !== bounce).map(({ next }) => next));
 }
 
 /** Bytes of a function from its symbol to the next one. */
