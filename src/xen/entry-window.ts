@@ -64,5 +64,31 @@ export function unsavedRegisters(
   }
 }
 
+/** IRET, with a REX prefix for 64 bits. */
+const IRETQ = [0x48, 0xcf] as const;
+const GENERAL_PROTECTION = 13;
+/** Bits of a selector that a fault's error code tells. */
+const SELECTOR_MASK = 0xfffcn;
+/** What RESTORE_ALL loads, in the order of the frame. */
+export const RESTORE_ORDER: readonly SavedRegister[] = [...SAVE_ORDER].reverse();
+
+/**
+ * By how many words the stack pointer was too low when a CPU left for a PV guest, such as after damaged code pushed something before
+ * RESTORE_ALL: its IRET failed below the place of the guest's rip. It took another word for the code segment then, which the fault's
+ * error code tells, and each register had been loaded from another one's place. 0 where that is not so.
+ */
+export function wordsTooLow(
+  xen: Xen,
+  { guestFrame }: Pick<CpuState['stack'], 'guestFrame'>,
+  { object, rip, rsp, vector }: Pick<TrapFrame, 'object' | 'rip' | 'rsp' | 'vector'>,
+): number {
+  const place = xen.object('cpu_user_regs', guestFrame).at('rip');
+  if (vector !== GENERAL_PROTECTION || rsp <= guestFrame || rsp >= place || !xen.profile.isText(rip)) return 0;
+  const code = xen.memory.bytes(rip, IRETQ.length);
+  if (IRETQ.some((byte, n) => code[n] !== byte)) return 0;
+  const told = object.u64('error_code') & 0xffff_ffffn;
+  return told === (xen.memory.u64(rsp + 8n) & SELECTOR_MASK) ? Number((place - rsp) / 8n) : 0;
+}
+
 /** A guest has no use for such a value: Xen keeps that part of the address space to itself. */
 const isXenPointer = (value: bigint): boolean => value >= XEN_POINTERS.first && value <= XEN_POINTERS.last;

@@ -3,7 +3,7 @@
 import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
-import type { SavedRegister } from './entry-window.js';
+import { type SavedRegister, wordsTooLow } from './entry-window.js';
 import { guestBytes } from './guest-memory.js';
 import { type CpuStack, onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
@@ -103,6 +103,7 @@ function isEntering(xen: Xen, cpu: HypercallThread): boolean {
     const { rip } = cpu.registers;
     return !xen.profile.isText(rip) || ENTRIES.has(xen.profile.resolve(rip)?.name ?? '');
   }
+  if (wordsTooLow(xen, cpu.stack, trap) > 0) return false;
   if (trap.rsp > cpu.stack.guestFrame) return true;
   // SYSCALL leaves the flags in r11.
   const rflags = xen.object('cpu_user_regs', cpu.stack.guestFrame).u64('rflags');

@@ -69,6 +69,50 @@ describe('complete-frames', () => {
     expect(['rax', 'r8', 'r9', 'r14', 'r15'].map((name) => frame.u64(name))).toEqual([5n, 8n, 9n, 14n, 15n]);
   });
 
+  describe('that were loaded from a place one word too low', () => {
+    const GUEST_RIP = 0x52a5c4n;
+    /** IRET takes the guest's rip for the code segment. */
+    const leave = (fields: Readonly<Record<string, bigint | number>> = {}): void => {
+      const iret = fake.symbol('restore_all_xen') + 0xa4n;
+      fake.putBytes(iret, [0x48, 0xcf]);
+      fake.setSlot(0, 0n);
+      const rsp = fake.frame(0) + 0x78n;
+      fake.trap(0, { rip: iret, rsp, entry_vector: 13, error_code: 0xa5c4, ...fields });
+      fake.setFrame(0, { rip: GUEST_RIP, rflags: 0x202 });
+    };
+
+    it('gives each register its own back, and tells which one the failure wrote over', () => {
+      leave({ r15: 0xdeadn, r14: 15n, r13: 14n, rbp: 12n, rax: 8n, rdi: 6n, rsi: 2n });
+      const { after, findings } = planWith(fake, completeFrames);
+      const frame = frameOf(after);
+      expect(['r15', 'r14', 'r12', 'r8', 'rsi', 'rdx', 'rdi', 'rip'].map((name) => frame.u64(name))).toEqual([
+        15n,
+        14n,
+        12n,
+        8n,
+        6n,
+        2n,
+        0n,
+        GUEST_RIP,
+      ]);
+      expect(findings).toEqual(['CPU 0: registers of d0v0 were loaded into others; lost: rdi']);
+    });
+
+    it('does not take the end of a process’s system call for its beginning', () => {
+      fake.setHypercall(0, 0, GUEST_PROCESS);
+      const rip = frameOf(fake.xen()).u64('rip');
+      leave({ error_code: rip & 0xfffcn });
+      fake.setFrame(0, { rip, entry_vector: 0x100 });
+      expect(frameOf(planWith(fake, retryHypercalls).after).u64('rip')).toBe(rip);
+    });
+
+    it('takes them as they are where IRET failed for another reason', () => {
+      leave({ error_code: 0x10, r15: 15n, r14: 14n });
+      const frame = frameOf(planWith(fake, completeFrames).after);
+      expect(['r15', 'r14'].map((name) => frame.u64(name))).toEqual([15n, 14n]);
+    });
+  });
+
   it('takes nothing from a failure with Xen’s own values in its registers, such as at the end of a context switch', () => {
     fake.trap(0, { rip: 0n, rsp: fake.frame(0), rdi: fake.frame(0), rax: 1n, r12: 0xffff_82d0_4020_4c00n, r15: 2n });
     fake.setFrame(0, { rdi: 1, rax: 0, r12: 12, r15: 15 });
@@ -199,6 +243,30 @@ describe('bounce-frames', () => {
     const { after, findings } = planWith(fake, bounceFrames);
     expect(frameOf(after).num('cs')).toBe(0xe033);
     expect(findings).toHaveLength(1);
+  });
+
+  it.each([
+    ['that the exit marked with the interrupt flag', 0x233, 0x33],
+    ['that the exit took IOPL out of as well: its own is not known', 0xc233, 0xe033],
+    ['whose privilege level is cleared besides', 0x230, 0x33],
+  ])('gives it a code segment that its table has for one %s', (_, cs, expected) => {
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.gdt_ents', 16);
+    fake.setFrame(0, { cs });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(frameOf(after).num('cs')).toBe(expected);
+    expect(findings).toContain('d0v0: code segment in its frame restored');
+  });
+
+  it.each([
+    ["of the guest's own table", 0x33],
+    ['of its local one', 0x1007],
+    ["of Xen's", 0xe023],
+  ])('leaves a code segment %s', (_, cs) => {
+    fake.set('vcpu', fake.dom0.address, 'arch.pv.gdt_ents', 16);
+    fake.setFrame(0, { cs });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect(frameOf(after).num('cs')).toBe(cs);
+    expect(findings).toEqual([]);
   });
 
   it('gives it its stack segment back, which a trap at the top of the stack writes over', () => {

@@ -11,6 +11,10 @@
  * what lies behind a stack belongs to others, and damaged code that stores with a wrong sign hits frames from there. A CPU that is
  * idle has the frame of the vCPU that it ran last.
  *
+ * On the way out Xen sets the interrupt flag in the frame and clears IOPL. Where the stack pointer is a word too low, that happens to the
+ * code segment instead, and the guest would be told of a segment that it does not have. One of Xen's own code segments, which
+ * a 64-bit guest's kernel and its processes may both run on (Linux: `extra_user_64bit_cs`), does where the former is not known.
+ *
  * The frame on Xen's stack is rewritten last: flags, stack, selectors, and the instruction pointer at the very end, whereupon the
  * request to deliver is withdrawn. From the moment that its stack pointer is the new one the delivery is completed instead: what the
  * guest was doing is on its own stack then, and delivered once more it would find itself inside its own handler.
@@ -33,6 +37,8 @@ const FORBIDDEN_FLAGS = (3n << 12n) | (1n << 14n) | (1n << 17n);
 const FLAT_KERNEL = { cs: 0xe033, ss: 0xe02b } as const;
 /** From here on a PV guest's segment table is Xen's (Xen: public/arch-x86/xen.h); a 64-bit one gets one stack segment there. */
 const RESERVED_SELECTORS = 0xe000;
+/** The bit of a selector that stands for the guest's other table (LDT). */
+const LOCAL_TABLE = 1 << 2;
 /** `TRAP_syscall` in `entry_vector`: the CPU goes back by SYSRET where it can. */
 const TRAP_SYSCALL = 0x100;
 /**
@@ -100,12 +106,20 @@ function withdraw({ plan }: StepContext, { current }: CpuState): void {
 }
 
 /** Those of the frame on a CPU's stack, which is this vCPU's. @returns the code segment that the frame had */
-function repairSelectors({ plan, xen }: StepContext, { name }: Vcpu, { stack }: CpuState): number {
+function repairSelectors({ plan, xen }: StepContext, { name, object }: Vcpu, { stack }: CpuState): number {
+  const entries = object.num('arch.pv.gdt_ents');
   const frame = xen.object('cpu_user_regs', stack.guestFrame);
   const cs = frame.num('cs');
-  if ((cs & RING_3) === 0 && cs !== 0) {
-    plan.set(frame, 'cs', cs | RING_3, `${name} is a PV guest and runs in ring 3`);
-    plan.found(`${name}: privilege level in its frame restored`);
+  if (cs !== 0) {
+    const inRing3 = cs | RING_3;
+    if (cs !== inRing3) plan.found(`${name}: privilege level in its frame restored`);
+    if (isBeyondTable(inRing3)) plan.found(`${name}: code segment in its frame restored`);
+    plan.set(
+      frame,
+      'cs',
+      isBeyondTable(inRing3) ? replacement(inRing3) : inRing3,
+      `${name} runs in ring 3, in a segment`,
+    );
   }
   const ss = frame.num('ss');
   const isNone = ss === 0 || (cs === FLAT_KERNEL.cs && ss >= RESERVED_SELECTORS && ss !== FLAT_KERNEL.ss);
@@ -114,6 +128,16 @@ function repairSelectors({ plan, xen }: StepContext, { name }: Vcpu, { stack }: 
     plan.found(`${name}: stack segment in its frame restored`);
   }
   return cs;
+
+  function replacement(selector: number): number {
+    const unmarked = selector & ~Number(INTERRUPT_FLAG);
+    return isBeyondTable(unmarked) ? FLAT_KERNEL.cs : unmarked;
+  }
+
+  /** A segment of the guest's own table, which has not so many. */
+  function isBeyondTable(selector: number): boolean {
+    return (selector & LOCAL_TABLE) === 0 && selector < RESERVED_SELECTORS && selector >> 3 >= entries;
+  }
 }
 
 /** Whether the delivery has come so far that it stands, and completes it. */

@@ -8,6 +8,9 @@
  * stack pointer to the frame, then stores and clears one register after the other; RESTORE_ALL loads them and moves
  * the stack pointer last; around VMRUN they are popped and saved in the same frame).
  *
+ * Damaged code that pushes a word on the way out has every register loaded from its neighbour's place, and IRET fails. Which one each
+ * value belongs to follows from where IRET stood.
+ *
  * An HVM guest's frame is incomplete in one more way: rip, rsp, rflags and rax come from the VMCB, and Xen copies them
  * at the start of its exit handler. Whether that was done the failed CPU does not tell by its instruction pointer, but the
  * values do: an exit that is handled changes none of them but rax, and rip by one instruction. And between CLGI and STGI the CPU takes no interrupts whatever its flags say. Such a
@@ -16,7 +19,7 @@
  */
 import { emulate } from '../../x86/emulate.js';
 import type { CpuState } from '../../xen/cpus.js';
-import { SAVE_ORDER, unsavedRegisters } from '../../xen/entry-window.js';
+import { RESTORE_ORDER, SAVE_ORDER, unsavedRegisters, wordsTooLow } from '../../xen/entry-window.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
@@ -139,6 +142,11 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
     resumeAtStgi(context, cpu, 'pending');
   }
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
+  const low = hvm ? 0 : wordsTooLow(xen, cpu.stack, trap);
+  if (low > 0) {
+    takeShifted(low);
+    return;
+  }
   take(cpu.unsaved);
   if (!hvm) completeSyscallFrame();
   if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(context, cpu)) ? 'pending' : 'handled');
@@ -147,6 +155,16 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
     for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
     if (unsaved.length > 0)
       plan.found(`CPU ${cpu.cpu}: ${unsaved.length} registers of ${cpu.current.name} taken from the failure's frame`);
+  }
+
+  /** Each register was loaded from the place of the one so many before it. The fault's own frame lies over those of the last ones. */
+  function takeShifted(low: number): void {
+    for (const [n, name] of RESTORE_ORDER.entries()) {
+      const holder = RESTORE_ORDER[n + low];
+      plan.set(frame, name, holder === undefined ? 0 : trap.object.u64(holder), reason);
+    }
+    const lost = RESTORE_ORDER.slice(-low);
+    plan.found(`CPU ${cpu.cpu}: registers of ${cpu.current.name} were loaded into others; lost: ${lost.join(', ')}`);
   }
 
   /** SYSCALL pushes nothing; Xen's entry code builds the upper part of the frame word by word. */
