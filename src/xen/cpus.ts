@@ -4,9 +4,10 @@ import { translate } from '../x86/paging.js';
 import { type CpuRegisters, lostItsMode, privilegeLevel } from '../x86/registers.js';
 import { allVcpus, type Domain, idleVcpu, type Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
-import { type SavedRegister, unsavedRegisters } from './entry-window.js';
+import { unsavedRegisters } from './entry-window.js';
 import { type HypercallProgress, hypercallProgress } from './hypercalls.js';
 import type { XenObject } from './object.js';
+import type { SavedRegister } from './saved-registers.js';
 import {
   type BacktraceEntry,
   backtrace,

@@ -5,31 +5,12 @@
  * register after the other; RESTORE_ALL loads them and moves the stack pointer last; around VMRUN they are popped and saved in the
  * same frame).
  */
-import type { GENERAL_REGISTERS } from '../x86/registers.js';
 import type { CpuState } from './cpus.js';
+import { poppedFrame } from './popped-frame.js';
+import { SAVE_ORDER, type SavedRegister } from './saved-registers.js';
 import { onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
 
-export type SavedRegister = Exclude<(typeof GENERAL_REGISTERS)[number], 'rsp'>;
-
-/** In the order in which SAVE_ALL stores and clears them. */
-export const SAVE_ORDER: readonly SavedRegister[] = [
-  'rdi',
-  'rsi',
-  'rdx',
-  'rcx',
-  'rax',
-  'r8',
-  'r9',
-  'r10',
-  'r11',
-  'rbx',
-  'rbp',
-  'r12',
-  'r13',
-  'r14',
-  'r15',
-];
 /** Stacks are 32 KiB and aligned: the bits of an address that say where in its stack it lies. */
 const STACK_OFFSET_MASK = 0x7fffn;
 /**
@@ -42,13 +23,14 @@ const XEN_POINTERS = { first: 0xffff_8200_0000_0000n, last: 0xffff_87ff_ffff_fff
 export function unsavedRegisters(
   xen: Xen,
   { stack, current }: Pick<CpuState, 'stack' | 'current'>,
-  { object: trap, rsp }: Pick<TrapFrame, 'object' | 'rsp'>,
+  { object: trap, rip, rsp }: Pick<TrapFrame, 'object' | 'rip' | 'rsp'>,
 ): SavedRegister[] {
   const { guestFrame, end } = stack;
   if (!onStack(stack, rsp) || rsp < guestFrame || rsp >= end) return [];
   const frame = xen.object('cpu_user_regs', guestFrame);
   // Popped one by one on the way to VMRUN, or none saved yet: all that lie below the stack pointer.
   if (rsp > guestFrame) {
+    if (current.domain.kind === 'pv' && poppedFrame(xen, stack, { object: trap, rip, rsp }) !== undefined) return [];
     return SAVE_ORDER.filter((name) => frame.at(name) < rsp && !(current.domain.kind === 'hvm' && name === 'rax'));
   }
   // What follows SAVE_ALL first computes the end of the stack, in r14 or rbx. Whoever stands there later, such as at the
@@ -69,8 +51,6 @@ const IRETQ = [0x48, 0xcf] as const;
 const GENERAL_PROTECTION = 13;
 /** Bits of a selector that a fault's error code tells. */
 const SELECTOR_MASK = 0xfffcn;
-/** What RESTORE_ALL loads, in the order of the frame. */
-export const RESTORE_ORDER: readonly SavedRegister[] = [...SAVE_ORDER].reverse();
 
 /**
  * By how many words the stack pointer was too low when a CPU left for a PV guest, such as after damaged code pushed something before

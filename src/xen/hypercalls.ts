@@ -3,8 +3,10 @@
 import type { CpuRegisters } from '../x86/registers.js';
 import type { Vcpu } from './domains.js';
 import type { EntryFacts } from './entry.js';
-import { type SavedRegister, wordsTooLow } from './entry-window.js';
+import { wordsTooLow } from './entry-window.js';
 import { guestBytes } from './guest-memory.js';
+import { poppedFrame } from './popped-frame.js';
+import type { SavedRegister } from './saved-registers.js';
 import { type CpuStack, onStack, type TrapFrame } from './stack.js';
 import type { Xen } from './xen.js';
 
@@ -104,7 +106,7 @@ function isEntering(xen: Xen, cpu: HypercallThread): boolean {
     return !xen.profile.isText(rip) || ENTRIES.has(xen.profile.resolve(rip)?.name ?? '');
   }
   if (wordsTooLow(xen, cpu.stack, trap) > 0) return false;
-  if (trap.rsp > cpu.stack.guestFrame) return true;
+  if (trap.rsp > cpu.stack.guestFrame) return poppedFrame(xen, cpu.stack, trap) === undefined;
   // SYSCALL leaves the flags in r11.
   const rflags = xen.object('cpu_user_regs', cpu.stack.guestFrame).u64('rflags');
   if (cpu.unsaved.includes('r11') && trap.object.u64('r11') === rflags) return true;

@@ -113,6 +113,66 @@ describe('complete-frames', () => {
     });
   });
 
+  describe('whose registers a function of Xen’s popped, with its stack pointer too high,', () => {
+    /** pop rbx, rbp, r12, r13, r14, r15 */
+    const POPS = [0x5b, 0x5d, 0x41, 0x5c, 0x41, 0x5d, 0x41, 0x5e, 0x41, 0x5f];
+    const RET = [0xc3];
+    const GUEST_RBX = 0xffff_8880_07a2_f400n;
+    const names = ['r15', 'r14', 'r13', 'r12', 'rbp', 'rbx', 'r11'] as const;
+
+    /** A call of `check_for_livepatch_work` with the stack at the guest's frame, and its end as these bytes have it. */
+    const calls = (end: readonly number[]): bigint => {
+      const [from, to] = [fake.symbol('continue_running') + 0x40n, fake.symbol('check_for_livepatch_work')];
+      const distance = Number(to - from - 5n);
+      fake.putBytes(from, [0xe8, ...[0, 8, 16, 24].map((shift) => (distance >> shift) & 0xff)]);
+      fake.putBytes(to, [0x48, 0x83, 0xc4, 0x30, ...end]);
+      return from + 5n;
+    };
+    /** The failure's own frame lies over the first words of the guest's. */
+    const failsWith = (returns: bigint, fields: Readonly<Record<string, bigint>> = {}): void => {
+      fake.setFrame(0, { rbx: GUEST_RBX, r11: 0x246, entry_vector: 0xfa });
+      const popped = { rbx: returns, rbp: 15n, r12: 14n, r13: 13n, r14: 12n, r15: 5n };
+      fake.trap(0, { rip: GUEST_RBX, rsp: fake.frame(0) + 0x30n, ...popped, ...fields });
+    };
+    const registersOf = (xen: Xen): bigint[] => names.map((name) => frameOf(xen).u64(name));
+
+    it('gives each its own back', () => {
+      failsWith(calls([...POPS, ...RET]));
+      const { after, findings } = planWith(fake, completeFrames);
+      expect(registersOf(after)).toEqual([15n, 14n, 13n, 12n, 5n, GUEST_RBX, 0x246n]);
+      expect(findings).toEqual(['CPU 0: 6 registers of d0v0 had been popped into others']);
+    });
+
+    it('finds the end that returns through a thunk, behind one that pops less', () => {
+      const end = [...POPS.slice(0, 2), ...RET, ...POPS];
+      const returns = calls(end);
+      const at = fake.symbol('check_for_livepatch_work') + BigInt(4 + end.length);
+      const distance = Number(fake.symbol('__x86_return_thunk') - at - 5n);
+      fake.putBytes(at, [0xe9, ...[0, 8, 16, 24].map((shift) => (distance >> shift) & 0xff)]);
+      failsWith(returns);
+      expect(registersOf(planWith(fake, completeFrames).after).slice(0, 5)).toEqual([15n, 14n, 13n, 12n, 5n]);
+    });
+
+    it('does not take a system call for one that has not begun', () => {
+      const returns = calls([...POPS, ...RET]);
+      fake.setHypercall(0, SCHED_OP);
+      const rip = frameOf(fake.xen()).u64('rip');
+      failsWith(returns);
+      fake.setFrame(0, { entry_vector: 0x100 });
+      expect(frameOf(planWith(fake, retryHypercalls).after).u64('rip')).toBe(rip);
+    });
+
+    it.each([
+      ['no register has the address of a return', [...POPS, ...RET], { rbx: 3n }],
+      ['the function pops something else', [0x5b, 0x5d, ...RET], {}],
+      ['it went on at something else than the guest’s word', [...POPS, ...RET], { rip: 0x1234n }],
+    ])('takes them for registers that were not saved yet where %s', (_, end, fields) => {
+      failsWith(calls(end), fields);
+      const { findings } = planWith(fake, completeFrames);
+      expect(findings).toEqual(["CPU 0: 6 registers of d0v0 taken from the failure's frame"]);
+    });
+  });
+
   it('takes nothing from a failure with Xen’s own values in its registers, such as at the end of a context switch', () => {
     fake.trap(0, { rip: 0n, rsp: fake.frame(0), rdi: fake.frame(0), rax: 1n, r12: 0xffff_82d0_4020_4c00n, r15: 2n });
     fake.setFrame(0, { rdi: 1, rax: 0, r12: 12, r15: 15 });

@@ -9,7 +9,8 @@
  * the stack pointer last; around VMRUN they are popped and saved in the same frame).
  *
  * Damaged code that pushes a word on the way out has every register loaded from its neighbour's place, and IRET fails. Which one each
- * value belongs to follows from where IRET stood.
+ * value belongs to follows from where IRET stood. A function of Xen's that left its stack pointer too high has popped registers from
+ * the frame into others (`popped-frame.ts`).
  *
  * An HVM guest's frame is incomplete in one more way: rip, rsp, rflags and rax come from the VMCB, and Xen copies them
  * at the start of its exit handler. Whether that was done the failed CPU does not tell by its instruction pointer, but the
@@ -19,9 +20,11 @@
  */
 import { emulate } from '../../x86/emulate.js';
 import type { CpuState } from '../../xen/cpus.js';
-import { RESTORE_ORDER, SAVE_ORDER, unsavedRegisters, wordsTooLow } from '../../xen/entry-window.js';
+import { unsavedRegisters, wordsTooLow } from '../../xen/entry-window.js';
 import { TRAP_SYSCALL } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
+import { poppedFrame } from '../../xen/popped-frame.js';
+import { RESTORE_ORDER, SAVE_ORDER } from '../../xen/saved-registers.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
 import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
@@ -145,6 +148,12 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   const low = hvm ? 0 : wordsTooLow(xen, cpu.stack, trap);
   if (low > 0) {
     takeShifted(low);
+    return;
+  }
+  const popped = hvm ? undefined : poppedFrame(xen, cpu.stack, trap);
+  if (popped !== undefined) {
+    for (const [name, value] of popped) plan.set(frame, name, value, reason);
+    plan.found(`CPU ${cpu.cpu}: ${popped.size} registers of ${cpu.current.name} had been popped into others`);
     return;
   }
   take(cpu.unsaved);
