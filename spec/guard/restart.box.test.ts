@@ -7,6 +7,7 @@ import { Guard } from '../../src/guard/guard.js';
 import { restartLost } from '../../src/guard/restart.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
+import { PAGE_SIZE, physical } from '../../src/x86/address.js';
 import { lostItsMode } from '../../src/x86/registers.js';
 import type { CpuState } from '../../src/xen/cpus.js';
 import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
@@ -51,6 +52,28 @@ describe('a CPU that lost its mode', () => {
     expect(view.registers(cpu!)).toMatchObject({ cr4, efer, cs, gsBase, kernelGsBase, fsBase });
     const { gdt, idt, tr } = await box.machine.hiddenRegisters(cpu!);
     expect({ gdt, idt, tr }).toEqual({ gdt: tables.gdt, idt: tables.idt, tr: tables.tr });
+  });
+
+  it('needs no page table for low memory, where the trampoline is', async () => {
+    const [cpu] = await freezeInXen(box, target);
+    const before = (await box.machine.capture()).registers(cpu!);
+    const { xen } = target;
+    box.machine.ram.write(xen.memory.physicalAddress(xen.symbol('idle_pg_table')), new Uint8Array(8));
+    await loseMode(cpu!);
+
+    const view = await restartLost(target, await box.machine.capture());
+    const { cr4, efer, cs } = before;
+    expect(view.registers(cpu!)).toMatchObject({ cr4, efer, cs });
+  });
+
+  it('that does not get through is without a mode still', async () => {
+    const [cpu] = await freezeInXen(box, target);
+    const trampoline = Number(target.xen.memory.u64(target.xen.symbol('trampoline_phys')));
+    // HLT where its 16-bit code begins: nobody wakes it.
+    box.machine.ram.write(physical(trampoline), new Uint8Array(PAGE_SIZE).fill(0xf4));
+    await loseMode(cpu!);
+    const view = await restartLost(target, await box.machine.capture());
+    expect(lostItsMode(view.registers(cpu!))).toBe(true);
   });
 
   it('changes nothing in memory on its way', async () => {

@@ -9,6 +9,9 @@
  * every CPU does when Xen boots it (the trampoline, Xen 4.17 arch/x86/boot/trampoline.S), then the final ones with two instructions
  * of `load_system_tables`. In between the stub sets the control registers. No code of Xen's is executed that changes
  * anything else, so the guest's floating-point registers are kept.
+ *
+ * The trampoline lies in low memory, which Xen's own page table maps for booting CPUs only. Damaged code that lost CPUs their modes has
+ * been seen to write over that part of it, so nothing is looked up there: the 64-bit segment is loaded before paging is on.
  */
 import { PAGE_SIZE } from '../x86/address.js';
 import { decode, Mnemonic, Register } from '../x86/decode.js';
@@ -24,6 +27,7 @@ import type { Target } from './target.js';
 const CR0_PE = 1n;
 const CR0_ET = 1n << 4n;
 const CR4_PAE = 1n << 5n;
+const EFER_LME = 1n << 8n;
 const EFER_LMA = 1n << 10n;
 const EFER_SVME = 1n << 12n;
 const RFLAGS_QUIET = 2;
@@ -39,6 +43,9 @@ const IDT_BYTES = 4096;
 /** Host time within which a few instructions are executed, on a host that is busy with other things. */
 const LIMIT_MS = 500;
 
+/** What a CPU has that lost its mode, in an order in which QEMU accepts it. */
+const NO_MODE: readonly Partial<CpuRegisters>[] = [{ cr0: CR0_ET }, { efer: 0n }];
+
 /** @returns the view to plan from: the given one when no CPU had to be restarted */
 export async function restartLost(target: Target, view: View): Promise<View> {
   const cpus = Array.from({ length: view.cpuCount }, (_, cpu) => cpu);
@@ -49,12 +56,16 @@ export async function restartLost(target: Target, view: View): Promise<View> {
   const xen = target.at(view);
   const looked = attempt(() => readSituation(xen, target.facts, listDomains(xen)).cpus);
   if ('damage' in looked) return view;
-  for (const cpu of lost) await restart(target, xen, looked.value[cpu]!, model);
+  for (const cpu of lost) {
+    const restarted = await restart(target, xen, looked.value[cpu]!, model);
+    // Half way there it would be taken for one that executes Xen; without its mode the audit of a plan does not accept it.
+    if (!restarted) for (const part of NO_MODE) await target.machine.writeRegisters(cpu, part);
+  }
   return target.machine.capture();
 }
 
 /**
- * Leaves the CPU as it is where it does not get through: the audit of a plan does not accept one in that state.
+ * @returns whether the CPU has its mode again
  * @throws NL_STUB_LOST, NL_STUB_ERROR
  */
 async function restart(
@@ -62,32 +73,33 @@ async function restart(
   xen: Xen,
   state: CpuState,
   model: Readonly<CpuRegisters>,
-): Promise<void> {
+): Promise<boolean> {
   const { cpu, loaded, stack } = state;
   const trampoline = Number(xen.memory.u64(xen.symbol('trampoline_phys')));
   const inTrampoline = (name: string): number => Number(xen.symbol(name) - xen.symbol('trampoline_start'));
   const load = tableLoads(xen);
-  if (load === undefined) return;
+  if (load === undefined) return false;
 
   // 16-bit code, until it has the trampoline's GDT and is in its 32-bit code.
   const entry = BigInt(inTrampoline('trampoline_realmode_entry'));
   await machine.writeRegisters(cpu, { cr0: CR0_ET });
   await machine.writeRegisters(cpu, { cs: trampoline >> 4, rip: entry, rflags: RFLAGS_QUIET });
   const in32Bits = BigInt(trampoline + inTrampoline('trampoline_protmode_entry'));
-  if (!(await executes(in32Bits))) return;
+  if (!(await executes(in32Bits))) return false;
 
   // The stub of such a CPU takes 32 bits of CR3, with a sign: it loads CR3 itself, from EAX.
   const loadsCr3 = findCr3Load(xen, in32Bits);
-  if (loadsCr3 === undefined) return;
+  if (loadsCr3 === undefined) return false;
   const table = BigInt(xen.memory.physicalAddress(xen.symbol('idle_pg_table')));
   await machine.writeRegisters(cpu, { rip: loadsCr3, rax: table });
-  if (!(await executes(loadsCr3 + CR3_LOAD_BYTES))) return;
+  if (!(await executes(loadsCr3 + CR3_LOAD_BYTES))) return false;
 
-  // Long mode is on as soon as paging is, and the trampoline's 64-bit segment makes the CPU execute 64-bit code.
+  // QEMU takes the trampoline's 64-bit segment for one where EFER says that long mode is on, and reads it where it is in RAM as long
+  // as there is no paging.
   await machine.writeRegisters(cpu, { cr4: CR4_PAE });
-  await machine.writeRegisters(cpu, { efer: model.efer & ~EFER_LMA });
-  await machine.writeRegisters(cpu, { cr0: (model.cr0 | CR0_PE) & ~CR0_TS });
+  await machine.writeRegisters(cpu, { efer: model.efer | EFER_LME | EFER_LMA });
   await machine.writeRegisters(cpu, { cs: BOOT_CS64 });
+  await machine.writeRegisters(cpu, { cr0: (model.cr0 | CR0_PE) & ~CR0_TS });
 
   // The operands lie for a moment under the guest's frame, in a stack that is written to by nobody else.
   const scratch = stack.guestFrame - SCRATCH_BYTES;
@@ -99,7 +111,7 @@ async function restart(
   await machine.writeRegisters(cpu, { rip: load.from, rsp: scratch });
   const loadedTables = await executes(load.to);
   put(there);
-  if (!loadedTables) return;
+  if (!loadedTables) return false;
   const own = loaded.object.u64('arch.cr3');
   await machine.writeRegisters(cpu, { cr4: cr4Of(state, model), ...(own === 0n ? {} : { cr3: own }) });
   await machine.writeRegisters(cpu, { cs: XEN_CS, ss: 0, ds: 0, es: 0 });
@@ -114,6 +126,7 @@ async function restart(
     rip: xen.symbol('start_secondary'),
     rsp: 0n,
   });
+  return true;
 
   async function executes(until: bigint): Promise<boolean> {
     const stop = await machine.runOne(cpu, { until, timeoutMs: LIMIT_MS });
