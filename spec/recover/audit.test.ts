@@ -255,6 +255,17 @@ describe('the audit', () => {
     else expect(left).toContainEqual(told);
   });
 
+  it('refuses a return of a PV guest that would be one to Xen, unless it is repaired', () => {
+    fake.enterXen(0, 'do_sched_op');
+    const told = 'd0v0 would go on with the privileges of Xen';
+    fake.setFrame(0, { cs: 0 });
+    expect(problems()).toContain(told);
+    fake.setFrame(0, { cs: 0xe033 });
+    expect(problems()).not.toContain(told);
+    fake.setFrame(0, { cs: 0 });
+    expect(recovered().problems).toEqual([]);
+  });
+
   it('counts free memory', () => {
     new FakePageHeap(fake);
     const zones = fake.xen().memory.u64(fake.symbol('avail'));

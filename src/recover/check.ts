@@ -7,7 +7,7 @@
  * concerns one guest, and Xen is valid all the same.
  */
 import { attempt } from '../xen/damage.js';
-import { nesting, ownWords, pageTables, places, requests, switches } from './audit/cpus.js';
+import { nesting, ownWords, pageTables, places, requests, returns, switches } from './audit/cpus.js';
 import { callbacks, tasklets, timers } from './audit/deferred.js';
 import { counts, events, lists } from './audit/domains.js';
 import { interruptLines } from './audit/lines.js';
@@ -32,6 +32,7 @@ export const AUDIT: readonly AuditPart[] = [
   places,
   switches,
   pageTables,
+  returns,
   ownWords,
   nesting,
   requests,

@@ -329,6 +329,19 @@ describe('bounce-frames', () => {
     expect(findings).toEqual([]);
   });
 
+  it('gives a frame that was written over segments of its guest’s kernel, which fails by itself then', () => {
+    fake.setFrame(0, { cs: 0, ss: 0, rip: 0, rflags: fake.symbol('do_page_fault') });
+    const { after, findings } = planWith(fake, bounceFrames);
+    expect([frameOf(after).num('cs'), frameOf(after).num('ss')]).toEqual([0xe033, 0xe02b]);
+    expect(findings).toContain('d0v0: its frame was written over; it has a code segment again');
+  });
+
+  it('leaves the frame of a CPU that has not loaded its vCPU yet', () => {
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, fake.idle[0]!.address);
+    fake.setFrame(0, { cs: 0 });
+    expect(frameOf(planWith(fake, bounceFrames).after).num('cs')).toBe(0);
+  });
+
   it('gives it its stack segment back, which a trap at the top of the stack writes over', () => {
     fake.setFrame(0, { ss: 0 });
     const { after, findings } = planWith(fake, bounceFrames);

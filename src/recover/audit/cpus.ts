@@ -1,5 +1,5 @@
 /** CPUs: where they go on, what they know of themselves, what they take themselves to be in the middle of. */
-import { lostItsMode } from '../../x86/registers.js';
+import { lostItsMode, privilegeLevel } from '../../x86/registers.js';
 import { mapsXen } from '../../xen/cpus.js';
 import { allVcpus } from '../../xen/domains.js';
 import { NESTING_COUNTERS, READER_SLOTS } from '../../xen/nesting.js';
@@ -50,6 +50,19 @@ export const pageTables: AuditPart = {
     for (const { cpu } of abandoned) {
       if (!mapsXen(xen, xen.view.registers(cpu).cr3))
         plan.problem(`CPU ${cpu} would run on page tables that do not map Xen`);
+    }
+  },
+};
+
+/** A PV guest's frame with Xen's privilege level is taken for a frame of Xen's own, and the CPU faults when it loads that. */
+export const returns: AuditPart = {
+  name: 'frames of PV guests',
+  run({ plan, xen, abandoned }) {
+    for (const { current, loaded, stack } of abandoned) {
+      // Of a vCPU that is not loaded yet the frame is still that of another.
+      if (current.domain.kind !== 'pv' || current.address !== loaded.address) continue;
+      const level = privilegeLevel({ cs: xen.object('cpu_user_regs', stack.guestFrame).num('cs') });
+      if (level === 0) plan.problem(`${current.name} would go on with the privileges of Xen`);
     }
   },
 };

@@ -9,7 +9,8 @@
  *
  * And a trap taken with the stack pointer at the very top of Xen's stack writes over the last word of the frame, the stack segment;
  * what lies behind a stack belongs to others, and damaged code that stores with a wrong sign hits frames from there. A CPU that is
- * idle has the frame of the vCPU that it ran last.
+ * idle has the frame of the vCPU that it ran last. Of a frame that was written over as a whole nothing else tells what it was; with
+ * a code segment of its kernel's the guest finds out itself, while without one every return to it is a failure of Xen's.
  *
  * On the way out Xen sets the interrupt flag in the frame and clears IOPL. Where the stack pointer is a word too low, that happens to the
  * code segment instead, and the guest would be told of a segment that it does not have. One of Xen's own code segments, which
@@ -106,9 +107,24 @@ function withdraw({ plan }: StepContext, { current }: CpuState): void {
 }
 
 /** Those of the frame on a CPU's stack, which is this vCPU's. @returns the code segment that the frame had */
-function repairSelectors({ plan, xen }: StepContext, { name, object }: Vcpu, { stack }: CpuState): number {
+function repairSelectors(
+  { plan, xen }: StepContext,
+  { name, address, object }: Vcpu,
+  { stack, loaded, where }: CpuState,
+): number {
   const entries = object.num('arch.pv.gdt_ents');
   const frame = xen.object('cpu_user_regs', stack.guestFrame);
+  // Of a vCPU that is not loaded yet the frame is still that of another.
+  const isLost = frame.num('cs') === 0 && where === 'xen' && loaded.address === address;
+  if (isLost) {
+    plan.set(
+      frame,
+      'cs',
+      FLAT_KERNEL.cs,
+      `${name} fails by itself: its frame is lost, and a return to it would be one to Xen`,
+    );
+    plan.found(`${name}: its frame was written over; it has a code segment again`);
+  }
   const cs = frame.num('cs');
   if (cs !== 0) {
     const inRing3 = cs | RING_3;
