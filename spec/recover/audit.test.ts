@@ -186,6 +186,18 @@ const CHECKS: readonly Check[] = [
     repaired: false,
   },
   {
+    what: 'a line that does not lead to what its guest sees of it',
+    breakIt: () => fake.put(fake.newGuestLine(10, 70).slot, 8, fake.alloc(128)),
+    told: 'IRQ 10 does not lead to interrupt 70 of its guest',
+    repaired: false,
+  },
+  {
+    what: 'a line with a guest that is none',
+    breakIt: () => fake.put(fake.fieldAt('irq_guest_action_t', fake.newGuestLine(10, 70).action, 'guest'), 8, WILD),
+    told: 'IRQ 10 has a guest that is no domain',
+    repaired: false,
+  },
+  {
     what: 'a CPU that does not know its number',
     breakIt: () => fake.set('cpu_info', fake.frame(1), 'processor_id', 0),
     told: 'CPU 1: its number would be wrong',
@@ -243,6 +255,7 @@ describe('the audit', () => {
   it('finds nothing in a Xen that is in order', () => {
     new FakeEvents(fake, fake.hvm).fill(7, [3, 9]);
     new FakePageHeap(fake);
+    fake.newGuestLine(10, 70);
     expect(problems()).toEqual([]);
     expect(recovered().problems).toEqual([]);
   });

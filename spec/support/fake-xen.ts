@@ -37,6 +37,8 @@ const SYSCALL_AT = 0x20;
 /** Handlers of softirqs in Xen 4.17. */
 const SOFTIRQS = 11;
 const HEAP_LIMIT = 15;
+/** `irq_desc.status`: guests handle the line. */
+const IRQ_GUEST = 0x10;
 
 export interface FakeVcpu {
   readonly address: bigint;
@@ -247,6 +249,35 @@ export class FakeXen implements View {
     for (const [field, value] of Object.entries(all)) this.set('cpu_user_regs', frame, field, value);
     this.enterXen(cpu, 'show_execution_state', Number(this.frame(cpu) - frame) + 0x80);
     return frame;
+  }
+
+  /** Gives a domain a tree (`radix_tree_root`) of two levels with one entry. @returns the place of the entry */
+  plantRadix(domain: bigint, field: string, index: number, entry: bigint): bigint {
+    const [top, leaf] = [this.new('radix_tree_node'), this.new('radix_tree_node')];
+    const slot = (node: bigint, n: number): bigint => this.fieldAt('radix_tree_node', node, 'slots') + BigInt(8 * n);
+    this.set('radix_tree_node', top, 'height', 2);
+    this.put(slot(top, index >> 6), 8, leaf);
+    this.put(slot(leaf, index & 63), 8, entry);
+    this.set('radix_tree_root', this.fieldAt('domain', domain, field), 'rnode', top | 1n);
+    return slot(leaf, index & 63);
+  }
+
+  /** A line that dom0 handles as its interrupt `number`. @returns its action, dom0's `struct pirq`, and the place that leads to that */
+  newGuestLine(irq: number, number: number): { action: bigint; pirq: bigint; slot: bigint } {
+    const size = this.profile.struct('irq_desc').size;
+    const lines = this.alloc((irq + 1) * size);
+    this.put(this.symbol('irq_desc'), 8, lines);
+    this.put(this.symbol('nr_irqs'), 4, irq + 1);
+    // Its table of guests lies behind it.
+    const action = this.alloc(this.profile.struct('irq_guest_action_t').size + 8);
+    this.set('irq_desc', lines + BigInt(irq * size), 'status', IRQ_GUEST);
+    this.set('irq_desc', lines + BigInt(irq * size), 'action', action);
+    this.set('irq_guest_action_t', action, 'nr_guests', 1);
+    this.put(this.fieldAt('irq_guest_action_t', action, 'guest'), 8, this.dom0.domain);
+    const pirq = this.new('pirq');
+    this.set('pirq', pirq, 'pirq', number);
+    this.plantRadix(this.dom0.domain, 'arch.irq_pirq', irq, (BigInt(number) << 2n) | 2n);
+    return { action, pirq, slot: this.plantRadix(this.dom0.domain, 'pirq_tree', number, pirq) };
   }
 
   newTimer(cpu: number, expires: number | bigint): bigint {

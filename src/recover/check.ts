@@ -10,7 +10,7 @@ import { attempt } from '../xen/damage.js';
 import { nesting, ownWords, pageTables, places, requests, returns, switches } from './audit/cpus.js';
 import { callbacks, tasklets, timers } from './audit/deferred.js';
 import { counts, events, lists } from './audit/domains.js';
-import { interruptLines } from './audit/lines.js';
+import { guestInterrupts, interruptLines } from './audit/lines.js';
 import { locks } from './audit/locks.js';
 import { freeLists, freePages } from './audit/memory.js';
 import type { AuditPart } from './audit/part.js';
@@ -29,6 +29,7 @@ export const AUDIT: readonly AuditPart[] = [
   counts,
   events,
   interruptLines,
+  guestInterrupts,
   places,
   switches,
   pageTables,

@@ -1,6 +1,7 @@
 /** Interrupt lines, and those that belong to guests (Xen 4.17, arch/x86/irq.c). */
+import type { Domain } from './domains.js';
 import type { XenObject } from './object.js';
-import { radixEntry, radixNumber } from './radix-tree.js';
+import { radixEntry, radixNumber, radixSlot, radixSlots } from './radix-tree.js';
 import { WORD_SIZE, WordTable } from './words.js';
 import type { Xen } from './xen.js';
 
@@ -134,13 +135,44 @@ export const ACK_TYPE = { none: 0, unmask: 1, eoi: 2 } as const;
 const GUESTS_LIMIT = 7;
 
 /** `struct pirq` of every guest of a line: what the guest sees of it. @throws NL_UNMAPPED */
-export function pirqsOf(xen: Xen, { irq, action }: GuestLine): XenObject[] {
-  const count = Math.min(action.num('nr_guests'), GUESTS_LIMIT);
-  return Array.from({ length: count }, (_, n) => {
-    const domain = xen.object('domain', xen.memory.u64(action.at('guest'), 8 * n));
-    const number = radixNumber(radixEntry(xen, xen.object('radix_tree_root', domain.at('arch.irq_pirq')), irq));
-    return xen.object('pirq', radixEntry(xen, xen.object('radix_tree_root', domain.at('pirq_tree')), number));
+export function pirqsOf(xen: Xen, line: GuestLine): XenObject[] {
+  return guestsOf(xen, line).map((address) => {
+    const domain = xen.object('domain', address);
+    const tree = xen.object('radix_tree_root', domain.at('pirq_tree'));
+    return xen.object('pirq', radixEntry(xen, tree, pirqNumber(xen, domain, line.irq)));
   });
+}
+
+/** `struct domain` of every guest of a line. */
+const guestsOf = (xen: Xen, { action }: GuestLine): bigint[] =>
+  Array.from({ length: Math.min(action.num('nr_guests'), GUESTS_LIMIT) }, (_, n) =>
+    xen.memory.u64(action.at('guest'), 8 * n),
+  );
+
+/** Which of its interrupts a line is to a guest; 0 where it is none. */
+const pirqNumber = (xen: Xen, domain: XenObject, irq: number): number =>
+  radixNumber(radixEntry(xen, xen.object('radix_tree_root', domain.at('arch.irq_pirq')), irq));
+
+/** The places of a domain's tree of interrupts that lead to a `struct pirq` each, by its number. @throws NL_UNMAPPED */
+export const pirqSlots = (xen: Xen, domain: XenObject): Map<number, bigint> =>
+  new Map(radixSlots(xen, xen.object('radix_tree_root', domain.at('pirq_tree'))));
+
+/** Whether a `struct pirq` of this number is there: each has its own. */
+export const isPirq = (xen: Xen, address: bigint, number: number): boolean =>
+  address % 4n === 0n && xen.memory.isMapped(address) && xen.object('pirq', address).num('pirq') === number;
+
+/** What is wrong with how Xen gets from a line to what its guests see of it. @throws NL_UNMAPPED */
+export function guestLineDefect(xen: Xen, line: GuestLine, domains: readonly Domain[]): string | undefined {
+  if (line.action.num('nr_guests') > GUESTS_LIMIT) return 'has more guests than there can be';
+  for (const address of guestsOf(xen, line)) {
+    if (!domains.some((domain) => domain.address === address)) return 'has a guest that is no domain';
+    const domain = xen.object('domain', address);
+    const number = pirqNumber(xen, domain, line.irq);
+    const slot = number > 0 ? radixSlot(xen, xen.object('radix_tree_root', domain.at('pirq_tree')), number) : undefined;
+    if (slot === undefined) return 'is no interrupt of its guest';
+    if (!isPirq(xen, xen.memory.u64(slot), number)) return `does not lead to interrupt ${number} of its guest`;
+  }
+  return undefined;
 }
 
 export interface PendingEoi {

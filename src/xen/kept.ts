@@ -1,10 +1,12 @@
 /**
- * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, tables of functions that it fills at boot, and
- * controllers of interrupt lines, which nothing else tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
+ * Pointers that Xen writes when it makes a CPU, a domain or a vCPU, and hardly ever again, tables of functions that it fills at boot,
+ * controllers of interrupt lines, and the places where a domain's tree of interrupts leads to what it sees of each, which nothing else
+ * tells: copied at the attach. A stray write that hits one of them would otherwise be a failure after every
  * recovery.
  */
+import { ifReadable } from './damage.js';
 import { allVcpus, type Domain, domainName, listDomains } from './domains.js';
-import { isLineController, lines } from './interrupts.js';
+import { isLineController, isPirq, lines, pirqSlots } from './interrupts.js';
 import type { XenObject } from './object.js';
 import { type CpuStack, cpuStack, onStack } from './stack.js';
 import type { Xen } from './xen.js';
@@ -14,8 +16,11 @@ export interface KeptWord {
   readonly value: bigint;
   /** What it is: "d1v0: vcpu_info". */
   readonly what: string;
-  /** Which other values are wrong: all, since it never changes; what cannot be a pointer; what is no controller of interrupt lines. */
-  readonly wrong: 'others' | 'no pointer' | 'no controller';
+  /**
+   * Which other values are wrong: all, since it never changes; what cannot be a pointer; what is no controller of interrupt lines; what
+   * is not the `struct pirq` of that number.
+   */
+  readonly wrong: 'others' | 'no pointer' | 'no controller' | { readonly pirq: number };
   /** The domain that the structure belongs to, by address and number; absent for what is a CPU's. */
   readonly domain?: { readonly address: bigint; readonly id: number };
 }
@@ -52,6 +57,7 @@ export function keepWords(xen: Xen): KeptWord[] {
   for (const { object, address, id, kind } of domains) {
     const fields = [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])];
     keepFields(object, fields, domainName({ id }), { address, id });
+    if (kind !== 'idle') keepInterrupts(object, { address, id });
   }
   for (const { object, name, domain } of allVcpus(domains)) {
     const owner = { address: domain.address, id: domain.id };
@@ -70,6 +76,15 @@ export function keepWords(xen: Xen): KeptWord[] {
     if (!isPointer(value)) return undefined;
     kept.push({ address, value, what, wrong: 'no pointer', ...(domain === undefined ? {} : { domain }) });
     return value;
+  }
+
+  /** The tree may have come to grief already. */
+  function keepInterrupts(object: XenObject, domain: { readonly address: bigint; readonly id: number }): void {
+    for (const [pirq, address] of ifReadable(() => pirqSlots(xen, object)) ?? []) {
+      const value = xen.memory.u64(address);
+      const what = `${domainName(domain)}: interrupt ${pirq}`;
+      if (isPirq(xen, value, pirq)) kept.push({ address, value, what, wrong: { pirq }, domain });
+    }
   }
 
   /** Filled at boot. */
@@ -96,13 +111,23 @@ export function keepWords(xen: Xen): KeptWord[] {
 /** Those that now hold what cannot be right, of CPUs and of domains that are still there. */
 export function lostWords(xen: Xen, domains: readonly Domain[], kept: readonly KeptWord[]): KeptWord[] {
   const isPointer = pointerCheck(xen);
-  const numbers = new Map(domains.map(({ address, id }) => [address, id]));
+  const owners = new Map(domains.map((domain) => [domain.address, domain]));
+  const trees = new Map<Domain, ReadonlySet<bigint>>();
   return kept.filter(({ address, value, domain, wrong }) => {
-    if (domain !== undefined && numbers.get(domain.address) !== domain.id) return false;
-    if (wrong === 'others') return xen.memory.u64(address) !== value;
+    const owner = domain && owners.get(domain.address);
+    if (domain !== undefined && owner?.id !== domain.id) return false;
+    if (typeof wrong !== 'string') return isLostInterrupt(owner!, address, value, wrong.pirq);
     if (wrong === 'no controller') return !isLineController(xen, xen.memory.u64(address));
+    if (wrong === 'others') return xen.memory.u64(address) !== value;
     return xen.memory.isMapped(address) && !isPointer(xen.memory.u64(address));
   });
+
+  /** A tree gives up places that it does not need, and what was there is freed: both have to be there still. */
+  function isLostInterrupt(owner: Domain, address: bigint, value: bigint, pirq: number): boolean {
+    const places = trees.get(owner) ?? new Set(ifReadable(() => pirqSlots(xen, owner.object).values()));
+    trees.set(owner, places);
+    return places.has(address) && !isPirq(xen, xen.memory.u64(address), pirq) && isPirq(xen, value, pirq);
+  }
 }
 
 /**

@@ -5,6 +5,8 @@ import { readEntryFacts } from '../../../src/xen/entry.js';
 import { type KeptWord, keepWords } from '../../../src/xen/kept.js';
 import { FakeXen } from '../../support/fake-xen.js';
 
+const WILD = 0xdead_0000n;
+
 let fake: FakeXen;
 let kept: readonly KeptWord[];
 beforeEach(() => {
@@ -55,6 +57,39 @@ describe('kept-words', () => {
     expect(restored()).toEqual(['IRQ 0: handler was damaged']);
     fake.set('irq_desc', lines, 'handler', fake.symbol('no_irq_type'));
     expect(restored()).toEqual([]);
+  });
+
+  describe('of a guest’s interrupt', () => {
+    let pirq: bigint;
+    let slot: bigint;
+    beforeEach(() => {
+      ({ pirq, slot } = fake.newGuestLine(10, 70));
+      kept = keepWords(fake.xen());
+    });
+
+    it('puts the pointer back over one that leads nowhere, beside it, or to another', () => {
+      const other = fake.new('pirq');
+      fake.set('pirq', other, 'pirq', 71);
+      for (const wild of [WILD, pirq | 0xffn, other]) {
+        fake.put(slot, 8, wild);
+        expect(restored()).toEqual(['d0: interrupt 70 was damaged']);
+      }
+    });
+
+    it('believes a new one, and one that was given up', () => {
+      const anew = fake.new('pirq');
+      fake.set('pirq', anew, 'pirq', 70);
+      for (const value of [anew, 0n]) {
+        fake.put(slot, 8, value);
+        expect(restored()).toEqual([]);
+      }
+    });
+
+    it('does not touch a tree that has become another', () => {
+      fake.newGuestLine(10, 70);
+      fake.put(slot, 8, WILD);
+      expect(restored()).toEqual([]);
+    });
   });
 
   it('does not touch the memory of a domain that is gone', () => {

@@ -9,7 +9,6 @@ const VECTOR = 0x68;
 const OTHER = 0x70;
 const IRQ = 1;
 const PIRQ = 70;
-const IRQ_GUEST = 0x10;
 const COUNT_SLOT = 207;
 
 let fake: FakeXen;
@@ -18,32 +17,11 @@ let waiting: bigint;
 let pirq: bigint;
 beforeEach(() => {
   fake = new FakeXen();
-  const lines = fake.alloc(4 * fake.profile.struct('irq_desc').size);
-  fake.put(fake.symbol('irq_desc'), 8, lines);
-  fake.put(fake.symbol('nr_irqs'), 4, 4);
-  const line = lines + BigInt(IRQ * fake.profile.struct('irq_desc').size);
-  // Its table of guests lies behind it.
-  action = fake.alloc(fake.profile.struct('irq_guest_action_t').size + 8);
+  ({ action, pirq } = fake.newGuestLine(IRQ, PIRQ));
   waiting = fake.alloc(32);
-  fake.set('irq_desc', line, 'status', IRQ_GUEST);
-  fake.set('irq_desc', line, 'action', action);
   fake.set('irq_guest_action_t', action, 'cpu_eoi_map', waiting);
   fake.set('irq_guest_action_t', action, 'ack_type', 2);
-  fake.set('irq_guest_action_t', action, 'nr_guests', 1);
-  fake.put(fake.fieldAt('irq_guest_action_t', action, 'guest'), 8, fake.dom0.domain);
-  pirq = fake.new('pirq');
-  plant('arch.irq_pirq', IRQ, (BigInt(PIRQ) << 2n) | 2n);
-  plant('pirq_tree', PIRQ, pirq);
 });
-
-/** A tree of two levels with one entry, in a field of dom0's. */
-function plant(field: string, index: number, entry: bigint): void {
-  const [top, leaf] = [fake.new('radix_tree_node'), fake.new('radix_tree_node')];
-  fake.set('radix_tree_node', top, 'height', 2);
-  fake.put(fake.fieldAt('radix_tree_node', top, 'slots') + BigInt(8 * (index >> 6)), 8, leaf);
-  fake.put(fake.fieldAt('radix_tree_node', leaf, 'slots') + BigInt(8 * (index & 63)), 8, entry);
-  fake.set('radix_tree_root', fake.fieldAt('domain', fake.dom0.domain, field), 'rnode', top | 1n);
-}
 
 const slot = (cpu: number, n: number): bigint =>
   fake.xen().perCpu('pending_eoi', cpu) + BigInt(n * fake.profile.struct('pending_eoi').size);
