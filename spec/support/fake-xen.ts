@@ -450,6 +450,7 @@ export class FakeXen implements View {
         members.map((member) => this.fieldAt('csched2_unit', member, 'rqd_elem')),
       );
     }
+    if (kind === 'idle') this.set('vcpu', address, 'arch.cr3', this.#root);
     if (kind === 'hvm') this.set('vcpu', address, 'arch.hvm.svm.vmcb', this.alloc(PAGE_SIZE, PAGE_SIZE));
     this.put(this.get('domain', domain, 'vcpu') + BigInt(8 * id), 8, address);
     this.set('domain', domain, 'max_vcpus', id + 1);

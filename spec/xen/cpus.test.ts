@@ -63,6 +63,15 @@ describe('readSituation', () => {
     expect(cpu(1).where).toBe('xen');
   });
 
+  it('tells whose state is loaded by the page table where the pointer to it is ruined', () => {
+    fake.run(0, fake.idle[0]!);
+    Object.assign(fake.registers(0), { cr3: fake.get('vcpu', fake.dom0.address, 'arch.cr3') });
+    fake.put(fake.perCpu('curr_vcpu', 0), 8, 0xe008n);
+    expect([cpu(0).current.name, cpu(0).loaded.name]).toEqual(['d[IDLE]v0', 'd0v0']);
+    fake.set('vcpu', fake.hvm.address, 'arch.cr3', fake.registers(0).cr3);
+    expect(cpu(0).loaded.name).toBe('d[IDLE]v0');
+  });
+
   it('falls back on what is loaded when the pointer to the current vCPU is ruined', () => {
     fake.enterXen(0, 'do_sched_op');
     fake.set('cpu_info', fake.frame(0), 'current_vcpu', 0xdead_beefn);

@@ -57,7 +57,7 @@ function readCpu(xen: Xen, facts: EntryFacts, vcpus: ReadonlyMap<bigint, Vcpu>, 
   // Any of these pointers may be the victim of the fault; the idle vCPU is the value that is always valid.
   const noted = vcpus.get(xen.memory.u64(xen.perCpu('curr_vcpu', cpu)));
   const current = vcpus.get(stack.info.u64('current_vcpu')) ?? scheduled(xen, vcpus, cpu) ?? noted ?? idle;
-  const loaded = noted ?? current;
+  const loaded = noted ?? borrowed(vcpus, registers) ?? current;
   const where = whereIs(xen, stack, registers, current);
   const inside = where === 'xen';
   const guestTrap = inside && current.domain.kind === 'pv' ? guestDoubleFault(xen, stack, registers) : undefined;
@@ -129,6 +129,14 @@ function scheduled(xen: Xen, vcpus: ReadonlyMap<bigint, Vcpu>, cpu: number): Vcp
   if (!xen.memory.isMapped(resource)) return undefined;
   const unit = xen.object('sched_resource', resource).u64('curr');
   return xen.memory.isMapped(unit) ? vcpus.get(xen.object('sched_unit', unit).u64('vcpu_list')) : undefined;
+}
+
+/** The guest's vCPU on whose page table a CPU is: an idle CPU keeps the one of the vCPU that it ran last. */
+function borrowed(vcpus: ReadonlyMap<bigint, Vcpu>, { cr3 }: CpuRegisters): Vcpu | undefined {
+  const [found, ...more] = [...vcpus.values()].filter(
+    ({ domain, object }) => domain.kind !== 'idle' && cr3 !== 0n && object.u64('arch.cr3') === cr3,
+  );
+  return more.length === 0 ? found : undefined;
 }
 
 /**

@@ -33,6 +33,15 @@ describe('fixed-fields', () => {
     expect(after.object('domain', fake.dom0.domain).num('max_vcpus')).toBe(1);
   });
 
+  it('gives an idle vCPU its page table back', () => {
+    fake.set('vcpu', fake.idle[1]!.address, 'arch.cr3', fake.symbol('do_page_fault'));
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['d[IDLE]v1: page table written again']);
+    expect(after.object('vcpu', fake.idle[1]!.address).u64('arch.cr3')).toBe(
+      BigInt(after.memory.physicalAddress(fake.symbol('idle_pg_table'))),
+    );
+  });
+
   it('gives a scheduling unit its domain back', () => {
     fake.set('sched_unit', fake.dom0.unit, 'domain', 0x300000000n);
     const { after } = planWith(fake, fixedFields);

@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { fixedFields } from '../../../src/recover/microreset/fixed-fields.js';
 import { placeCpus } from '../../../src/recover/microreset/place-cpus.js';
 import type { Step } from '../../../src/recover/step.js';
 import { PAGE_SIZE } from '../../../src/x86/address.js';
@@ -87,6 +88,15 @@ describe('place-cpus', () => {
     expect(pageTableSet(0)).toBe(own);
     fake.set('vcpu', fake.hvm.address, 'arch.cr3', 0n);
     expect(pageTableSet(0)).toBe(BigInt(fake.xen().memory.physicalAddress(fake.symbol('idle_pg_table'))));
+  });
+
+  it('gives an idle CPU the page table that was written again', () => {
+    fake.run(1, fake.idle[1]!);
+    fake.set('vcpu', fake.idle[1]!.address, 'arch.cr3', fake.symbol('do_page_fault'));
+    fake.enterXen(1, 'vcpu_wake');
+    const { edits } = planWith(fake, fixedFields, placeCpus).plan;
+    const placed = edits.filter((edit) => edit.kind === 'registers').find((edit) => edit.cpu === 1);
+    expect(placed!.set.cr3).toBe(BigInt(fake.xen().memory.physicalAddress(fake.symbol('idle_pg_table'))));
   });
 
   it('takes a CPU back to Xen’s privilege level that had left it', () => {

@@ -68,6 +68,7 @@ function repairVcpu(
     plan.set(object, 'domain', domain.address, reason) && 'domain',
     plan.set(object, 'next_in_list', next.vcpu, reason) && 'next vCPU',
     plan.set(object, 'sched_unit', at, reason) && 'scheduling unit',
+    domain.kind === 'idle' && plan.set(object, 'arch.cr3', idlePageTable(xen), reason) && 'page table',
   ];
   if (xen.memory.isMapped(at)) {
     const unit = xen.object('sched_unit', at);
@@ -84,6 +85,9 @@ function repairVcpu(
   const said = repaired.filter((word) => word !== false);
   if (said.length > 0) plan.found(`${name}: ${said.join(', ')} written again`);
 }
+
+/** What all idle vCPUs run on (Xen 4.17, arch/x86/domain.c: arch_vcpu_create). */
+const idlePageTable = (xen: Xen): bigint => BigInt(xen.memory.physicalAddress(xen.symbol('idle_pg_table')));
 
 /**
  * The unit that a vCPU names, or, where that is one of another domain, the one in its own domain's list that says it is this

@@ -102,8 +102,9 @@ function destinationOf({ xen }: StepContext, { current }: CpuState): bigint {
  * belongs to the vCPU, and only this one is sure to map it. (Another one, and the next load of a selector is a triple fault.)
  * What the CPU has may not map Xen at all; then the one of the vCPU that is loaded is the best guess.
  */
-function pageTableOf({ frozen }: StepContext, { current, loaded, registers }: CpuState): bigint {
-  const own = loaded.object.u64('arch.cr3');
+function pageTableOf({ frozen, xen }: StepContext, { current, loaded, registers }: CpuState): bigint {
+  // As the plan has it: that of an idle vCPU may have been written over (`fixed-fields`).
+  const own = xen.object('vcpu', loaded.address).u64('arch.cr3');
   const usable = mapsXen(frozen, registers.cr3);
   if (own !== 0n && (current.address === loaded.address || !usable)) return own;
   return usable ? registers.cr3 : BigInt(frozen.memory.physicalAddress(frozen.symbol('idle_pg_table')));
