@@ -294,6 +294,27 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: [0, 1, 2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`),
   },
+  /** A damaged `csched2_schedule` let no vCPU be switched to: the idle ones ran in guests' units, which are to stay the guests'. */
+  'idle-in-guests-units.capsule': {
+    findings: [
+      ...[0, 1, 2].map((cpu) => `fixed-fields: d[IDLE]v${cpu}: scheduling unit written again`),
+      ...[0, 1, 2].map((domain) => `scheduling: d${domain}v0 does not run`),
+    ],
+    cpus: [0, 1, 2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`),
+  },
+  /**
+   * A damaged `csched2_schedule` took the piece of heap before credit2's data for a run queue, and each piece before that: it locked
+   * them and wrote loads into credit2's data, the scheduler, the CPU pool and its masks.
+   */
+  'neighbours-of-the-scheduler.capsule': {
+    findings: [
+      "fixed-fields: CPU pool 0: what its scheduler calls, its scheduler's pool, scheduler, CPUs, scheduling resources written again",
+      'fixed-fields: list of CPU pools: a backward link differs from the forward one; linked anew',
+      'scheduling: run queues of credit2: a link leads nowhere; linked anew',
+      'scheduling: CPUs that credit2 schedules: written again',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** Failstop at the last instruction of the delivery of an event: delivered twice, the guest's kernel found itself in its own handler. */
   'delivery-complete.capsule': {
     findings: [],

@@ -129,7 +129,7 @@ const CHECKS: readonly Check[] = [
     what: 'a list of run queues that does not close',
     breakIt: () => fake.put(fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'rql') + 8n, 8, 0),
     told: 'run queues of credit2: a backward link differs from the forward one',
-    repaired: false,
+    repaired: true,
   },
   {
     what: 'a vCPU with the number of another one',

@@ -58,6 +58,8 @@ export class FakeXen implements View {
   readonly hvm: FakeVcpu;
   /** `struct csched2_runqueue_data` */
   readonly runQueue: bigint;
+  /** The one pool (`struct cpupool`) of all CPUs; domains have none. */
+  readonly pool: bigint;
   readonly inService: number[][] = [[], []];
   readonly requested: number[][] = [[], []];
   readonly resources: readonly bigint[];
@@ -88,6 +90,7 @@ export class FakeXen implements View {
     this.tables = writeDescriptorTables(this);
     this.resources = this.#forCpus(() => this.new('sched_resource'));
     this.runQueue = this.#writeScheduler();
+    this.pool = this.#writePool();
     const idleDomain = this.#newDomain(Number(this.#constant('DOMID_IDLE')), 'idle');
     this.idle = this.#forCpus((cpu) => this.#newVcpu(idleDomain, cpu, 'idle', cpu));
     for (const [cpu, vcpu] of this.idle.entries())
@@ -408,8 +411,40 @@ export class FakeXen implements View {
       this.set('sched_resource', resource, 'sched_priv', pcpu);
       this.set('sched_resource', resource, 'schedule_lock', this.fieldAt('csched2_runqueue_data', queue, 'lock'));
       this.put(this.perCpu('sched_res', cpu), 8, resource);
+      for (const mask of [
+        this.fieldAt('csched2_private', data, 'initialized'),
+        this.fieldAt('csched2_runqueue_data', queue, 'active'),
+      ])
+        this.put(mask, 1, (1 << (cpu + 1)) - 1);
     }
+    this.set('csched2_private', data, 'active_queues', 1);
     return queue;
+  }
+
+  /** Its scheduler's table is a copy of the definition among the constants, as Xen makes it. */
+  #writePool(): bigint {
+    const pool = this.new('cpupool');
+    const scheduler = this.get('sched_resource', this.resources[0]!, 'scheduler');
+    const definition = this.symbol('sched_credit2_def');
+    this.set('scheduler', definition, 'opt_name', this.get('scheduler', scheduler, 'opt_name'));
+    for (const [field, name] of [
+      ['do_schedule', 'csched2_schedule'],
+      ['wake', 'csched2_unit_wake'],
+      ['sleep', 'csched2_unit_sleep'],
+    ] as const) {
+      for (const table of [definition, scheduler]) this.set('scheduler', table, field, this.symbol(name));
+    }
+    this.set('scheduler', scheduler, 'cpupool', pool);
+    this.set('cpupool', pool, 'sched', scheduler);
+    for (const field of ['cpu_valid', 'res_valid']) {
+      const mask = this.new('cpumask');
+      this.put(mask, 1, (1 << this.cpuCount) - 1);
+      this.set('cpupool', pool, field, mask);
+    }
+    for (const resource of this.resources) this.set('sched_resource', resource, 'cpupool', pool);
+    this.link(this.symbol('cpupool_list'), [this.fieldAt('cpupool', pool, 'list')]);
+    this.put(this.symbol('n_cpupools'), 4, 1);
+    return pool;
   }
 
   #newDomain(id: number, kind: 'pv' | 'hvm' | 'idle'): bigint {

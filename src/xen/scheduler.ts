@@ -49,16 +49,41 @@ export function capOf(xen: Xen, unit: XenObject, kind: SchedulerKind): number | 
   return xen.memory.isMapped(domain) ? xen.object(ofDomain!, domain).num('cap') : undefined;
 }
 
-/** Credit2's run queues. */
+/** Credit2's run queues: those on its list or, where that is broken, those that CPUs name. */
 export function runQueues(xen: Xen): XenObject[] {
-  const queues: XenObject[] = [];
-  const link = xen.offsetOf('csched2_runqueue_data', 'rql');
-  for (const data of schedulerPrivates(xen)) {
-    if (data.layout.name !== 'csched2_private') continue;
-    const list = closedList(xen.memory, data.at('rql'));
-    for (const node of list.nodes) queues.push(xen.object('csched2_runqueue_data', node - link));
+  return credit2Privates(xen).flatMap((data) => {
+    const { nodes, broken } = closedList(xen.memory, data.at('rql'));
+    if (broken !== undefined) return namedQueues(xen, data);
+    const link = xen.offsetOf('csched2_runqueue_data', 'rql');
+    return nodes.map((node) => xen.object('csched2_runqueue_data', node - link));
+  });
+}
+
+/** `struct csched2_private` of each scheduler that is credit2. */
+export const credit2Privates = (xen: Xen): XenObject[] =>
+  schedulerPrivates(xen).filter(({ layout }) => layout.name === 'csched2_private');
+
+/** CPUs that credit2 schedules with these data of its. */
+export function credit2Cpus(xen: Xen, data: XenObject): number[] {
+  const resources = schedulerResources(xen);
+  return [...resources.keys()].filter((cpu) => {
+    const scheduler = resources[cpu]!.u64('scheduler');
+    return xen.object('scheduler', scheduler).u64('sched_data') === data.address;
+  });
+}
+
+/** The run queues that CPUs name twice, in their data and by their scheduler lock, in the order of their numbers. */
+export function namedQueues(xen: Xen, data: XenObject): XenObject[] {
+  const resources = schedulerResources(xen);
+  const queues = new Map<bigint, XenObject>();
+  for (const cpu of credit2Cpus(xen, data)) {
+    const own = resources[cpu]!.u64('sched_priv');
+    if (!xen.memory.isMapped(own)) continue;
+    const queue = xen.object('csched2_runqueue_data', xen.object('csched2_pcpu', own).u64('rqd'));
+    if (xen.memory.isMapped(queue.address) && queue.at('lock') === resources[cpu]!.u64('schedule_lock'))
+      queues.set(queue.address, queue);
   }
-  return queues;
+  return [...queues.values()].sort((a, b) => a.num('id') - b.num('id'));
 }
 
 export interface Credit2Unit {

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { fixedFields } from '../../../src/recover/microreset/fixed-fields.js';
+import { closedList } from '../../../src/xen/list.js';
 import { FakeXen } from '../../support/fake-xen.js';
 import { planWith } from '../planning.js';
 
@@ -54,6 +55,58 @@ describe('fixed-fields', () => {
     expect(findings).toEqual(['d0v0: scheduling unit written again']);
     expect(after.object('vcpu', fake.dom0.address).u64('sched_unit')).toBe(fake.dom0.unit);
     expect(after.object('sched_unit', fake.idle[0]!.unit).u64('vcpu_list')).toBe(fake.idle[0]!.address);
+  });
+
+  it('gives the idle vCPU its own unit back where it ran in a guest’s, and leaves that one alone', () => {
+    fake.set('vcpu', fake.idle[0]!.address, 'sched_unit', fake.dom0.unit);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['d[IDLE]v0: scheduling unit written again']);
+    expect(after.object('vcpu', fake.idle[0]!.address).u64('sched_unit')).toBe(fake.idle[0]!.unit);
+    const unit = after.object('sched_unit', fake.dom0.unit);
+    expect([unit.u64('domain'), unit.u64('vcpu_list')]).toEqual([fake.dom0.domain, fake.dom0.address]);
+  });
+
+  it('gives a CPU pool its scheduler and its CPUs back, and the scheduler what it calls', () => {
+    const scheduler = fake.get('cpupool', fake.pool, 'sched');
+    const data = fake.get('scheduler', scheduler, 'sched_data');
+    const masks = ['cpu_valid', 'res_valid'].map((field) => fake.get('cpupool', fake.pool, field));
+    fake.set('cpupool', fake.pool, 'sched', 0xffff7a9b93858877n);
+    fake.set('scheduler', scheduler, 'cpupool', 0x60911);
+    fake.set('scheduler', scheduler, 'wake', 0x1234);
+    fake.put(masks[0]! + 24n, 4, 0x10001);
+    fake.put(masks[1]!, 1, 0xb2);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual([
+      "CPU pool 0: what its scheduler calls, its scheduler's pool, scheduler, CPUs, scheduling resources written again",
+    ]);
+    expect(after.object('cpupool', fake.pool).u64('sched')).toBe(scheduler);
+    const table = after.object('scheduler', scheduler);
+    expect(table.u64('wake')).toBe(fake.symbol('csched2_unit_wake'));
+    expect([table.u64('cpupool'), table.u64('sched_data')]).toEqual([fake.pool, data]);
+    for (const mask of masks) expect([...after.memory.bytes(mask, 32)]).toEqual([3, ...Array<number>(31).fill(0)]);
+  });
+
+  it('leaves the masks of a pool alone while a CPU is moved to another one', () => {
+    fake.put(fake.symbol('cpupool_cpu_moving'), 8, fake.pool);
+    fake.put(fake.get('cpupool', fake.pool, 'cpu_valid'), 1, 1);
+    expect(planWith(fake, fixedFields)).toMatchObject({ findings: [], writes: [] });
+  });
+
+  it('links the list of CPU pools anew, unless there are more than CPUs and domains name', () => {
+    const node = fake.fieldAt('cpupool', fake.pool, 'list');
+    fake.put(node + 8n, 8, 0x60911);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['list of CPU pools: a backward link differs from the forward one; linked anew']);
+    expect(closedList(after.memory, fake.symbol('cpupool_list'))).toEqual({ nodes: [node], broken: undefined });
+    fake.put(fake.symbol('n_cpupools'), 4, 2);
+    expect(planWith(fake, fixedFields).findings).toEqual([]);
+  });
+
+  it('believes in no pool that only one names', () => {
+    const elsewhere = fake.new('cpupool');
+    fake.set('sched_resource', fake.resources[1]!, 'cpupool', elsewhere);
+    const { writes } = planWith(fake, fixedFields);
+    expect(writes.some(({ address }) => address >= elsewhere && address < elsewhere + 72n)).toBe(false);
   });
 
   it('has vCPUs and units of a domain follow each other by their numbers', () => {

@@ -61,6 +61,70 @@ describe('scheduling', () => {
     expect(after.object('csched2_unit', fake.hvm.svc).u64('unit')).toBe(fake.hvm.unit);
   });
 
+  const privates = (): bigint =>
+    fake.get('scheduler', fake.get('sched_resource', fake.resources[0]!, 'scheduler'), 'sched_data');
+  const queueList = (): bigint => fake.fieldAt('csched2_private', privates(), 'rql');
+  const queueNode = (): bigint => fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'rql');
+
+  it('links the list of run queues anew from those that CPUs name', () => {
+    fake.put(queueList(), 8, 0x60911);
+    fake.put(queueList() + 8n, 8, 0xffff7cf8525740fbn);
+    fake.put(queueNode(), 8, queueList() - 0x30n);
+    const { after, findings } = planWith(fake, scheduling);
+    expect(findings).toContain('run queues of credit2: a link leads nowhere; linked anew');
+    expect(closedList(after.memory, queueList())).toEqual({ nodes: [queueNode()], broken: undefined });
+  });
+
+  it('leaves a broken list of run queues to the audit where there are more than CPUs name', () => {
+    fake.put(queueNode() + 8n, 8, 0);
+    fake.set('csched2_private', privates(), 'active_queues', 2);
+    const { plan, after } = planWith(fake, scheduling);
+    expect(closedList(after.memory, queueList()).broken).toBeDefined();
+    expect(plan.problems.map(({ message }) => message)).toContain(
+      'run queues of credit2: a backward link differs from the forward one',
+    );
+  });
+
+  it('writes no list where nothing but a scheduler’s pointer says that credit2’s data are there', () => {
+    const elsewhere = fake.new('csched2_private');
+    for (const resource of fake.resources)
+      fake.set('scheduler', fake.get('sched_resource', resource, 'scheduler'), 'sched_data', elsewhere);
+    const { writes } = planWith(fake, scheduling);
+    expect(writes.some(({ address }) => address >= elsewhere && address < elsewhere + 96n)).toBe(false);
+  });
+
+  it('has credit2 and each run queue know their CPUs', () => {
+    const initialized = fake.fieldAt('csched2_private', privates(), 'initialized');
+    const active = fake.fieldAt('csched2_runqueue_data', fake.runQueue, 'active');
+    fake.put(initialized, 8, 0xffff_fff8_37f3_10b2n);
+    fake.put(active, 1, 1);
+    const { after, findings } = planWith(fake, scheduling);
+    expect(findings).toEqual(['CPUs that credit2 schedules: written again', 'CPUs of run queue 0: written again']);
+    expect([initialized, active].map((mask) => after.memory.u64(mask))).toEqual([3n, 3n]);
+  });
+
+  it('counts an idle vCPU as running in its own unit that had run in a guest’s', () => {
+    fake.run(1, fake.idle[1]!);
+    const { unit } = fake.idle[1]!;
+    fake.set('sched_unit', unit, 'runstate_cnt[0]', 0);
+    fake.set('sched_unit', unit, 'runstate_cnt[1]', 1);
+    fake.set('vcpu', fake.idle[1]!.address, 'new_state', 0x40);
+    const { after } = planWith(fake, scheduling);
+    const repaired = after.object('sched_unit', unit);
+    expect([0, 1, 2, 3].map((n) => repaired.num(`runstate_cnt[${n}]`))).toEqual([1, 0, 0, 0]);
+    expect(after.object('vcpu', fake.idle[1]!.address).num('new_state')).toBe(0);
+  });
+
+  it('forgets that an abandoned CPU was not to sleep deeply, and keeps whom it waits for', () => {
+    fake.enterXen(0, 'default_idle');
+    fake.put(fake.perCpu('sched_urgent_count', 0), 4, 2);
+    fake.set('vcpu', fake.dom0.address, 'is_urgent', 1);
+    const { plan, after } = planWith(fake, scheduling);
+    const isAbandoned = plan.cpus[0]!.abandoned;
+    expect(isAbandoned).toBe(true);
+    expect(after.memory.u32(after.perCpu('sched_urgent_count', 0))).toBe(1);
+  });
+
   it('assigns a running vCPU to the CPU that runs it', () => {
     fake.set('vcpu', fake.dom0.address, 'processor', 1);
     fake.set('sched_unit', fake.dom0.unit, 'res', fake.resources[1]!);

@@ -3,6 +3,9 @@
  * scheduler lock, and each unit's data name the unit. One that names no run queue there is gets the one that has the CPU among
  * its active ones.
  *
+ * The list of queues, and the masks of CPUs that each is for and of those that credit2 has taken over, follow from what the CPUs name.
+ * A CPU that is missing in a mask is a bug check of Xen's whenever it schedules.
+ *
  * Who belongs to a queue is on a list of it, from which a unit that changes its queue is taken off for a moment.
  *
  * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units wait for ever.
@@ -11,13 +14,25 @@ import { isInMask } from '../../xen/cpumask.js';
 import { allVcpus } from '../../xen/domains.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
-import { capOf, credit2Units, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import {
+  capOf,
+  credit2Cpus,
+  credit2Privates,
+  credit2Units,
+  namedQueues,
+  runQueues,
+  schedulerKind,
+  schedulerResources,
+} from '../../xen/scheduler.js';
 import type { StepContext } from '../step.js';
+import { maskOf } from './cpu-pools.js';
 
 /** `STIME_MAX` */
 const ENDLESS = 0x7fff_ffff_ffff_ffffn;
 
-export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
+export function fixCredit2Data(context: StepContext): void {
+  const { plan, xen, situation } = context;
+  for (const data of credit2Privates(xen)) fixQueueList(context, data);
   const queues = runQueues(xen);
   if (queues.length === 0) return;
   const addresses = new Set(queues.map(({ address }) => address));
@@ -33,6 +48,7 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
     if (locks.has(resource.u64('schedule_lock'))) continue;
     if (plan.set(resource, 'schedule_lock', queue.at('lock'), reason)) plan.found(`${reason}, and not its lock`);
   }
+  for (const data of credit2Privates(xen)) fixMasks(context, data);
   for (const { address, name, domain } of allVcpus(situation.domains)) {
     if (domain.kind !== 'idle') fixUnit(xen.object('vcpu', address).u64('sched_unit'), name);
   }
@@ -70,5 +86,44 @@ export function fixCredit2Data({ plan, xen, situation }: StepContext): void {
 
   function queueOf(cpu: number): XenObject | undefined {
     return queues.length === 1 ? queues[0] : queues.find((queue) => isInMask(xen.memory, queue.at('active'), cpu));
+  }
+}
+
+/** Credit2 counts its queues. Where that is more than CPUs name, a list of these would lose some, and the audit refuses the broken one. */
+function fixQueueList({ plan, xen }: StepContext, data: XenObject): void {
+  const { broken } = closedList(xen.memory, data.at('rql'));
+  if (broken === undefined) return;
+  const queues = namedQueues(xen, data);
+  const counted = data.num('active_queues');
+  if (!isOwn(data, queues) || (queues.length < counted && counted <= xen.cpuCount)) return;
+  plan.linkList(
+    data.at('rql'),
+    queues.map((queue) => queue.at('rql')),
+    'run queues of credit2 linked anew',
+  );
+  plan.found(`run queues of credit2: ${broken}; linked anew`);
+}
+
+/** Whether the head of the list and one of the queues still name each other, from one side at least: only then are these credit2's data. */
+function isOwn(data: XenObject, queues: readonly XenObject[]): boolean {
+  const head = data.at('rql');
+  const ends = [data.u64('rql.next'), data.u64('rql.prev')];
+  return queues.some(
+    (queue) => ends.includes(queue.at('rql')) || [queue.u64('rql.next'), queue.u64('rql.prev')].includes(head),
+  );
+}
+
+function fixMasks({ plan, xen }: StepContext, data: XenObject): void {
+  const queues = namedQueues(xen, data);
+  if (!isOwn(data, queues)) return;
+  const resources = schedulerResources(xen);
+  const cpus = credit2Cpus(xen, data);
+  const queueOf = (cpu: number): bigint => xen.object('csched2_pcpu', resources[cpu]!.u64('sched_priv')).u64('rqd');
+  if (plan.writeBytes(data.at('initialized'), maskOf(xen, cpus), 'CPUs that credit2 schedules'))
+    plan.found('CPUs that credit2 schedules: written again');
+  for (const queue of queues) {
+    const own = cpus.filter((cpu) => queueOf(cpu) === queue.address);
+    const what = `CPUs of run queue ${queue.num('id')}`;
+    if (plan.writeBytes(queue.at('active'), maskOf(xen, own), what)) plan.found(`${what}: written again`);
   }
 }

@@ -1,6 +1,6 @@
 /**
  * Fields that never change and follow from where their structure stands: a vCPU's number, domain and successor, the same of a scheduling
- * unit, the CPU that a scheduling resource stands for, what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
+ * unit, the CPU that a scheduling resource stands for, CPU pools and what their schedulers call (`cpu-pools.ts`), what a timer calls and with what. A CPU that executes damaged code stores through the pointers that it has at hand, and
  * these fields, at the beginning of the structures that Xen handles most, are what it hits: in a campaign of code faults half of
  * the recoveries that failed again and again did so since one of them was wrong.
  */
@@ -11,10 +11,12 @@ import { schedulerResources } from '../../xen/scheduler.js';
 import { overflowList, TIMER_STATUS, timerQueue } from '../../xen/timers.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
+import { fixCpuPools } from './cpu-pools.js';
 
 export const fixedFields: Step = {
   name: 'fixed-fields',
-  removes: 'wrong values in fields that never change: identities of vCPUs and units, what timers call',
+  removes:
+    'wrong values in fields that never change: identities of vCPUs and units, CPU pools, what schedulers and timers call',
   source: 'ours; Xen 4.17 common/sched/core.c, common/timer.c',
   run(context) {
     for (const domain of context.situation.domains) {
@@ -32,6 +34,7 @@ export const fixedFields: Step = {
         return queued.get(address) ?? 0;
       });
     }
+    fixCpuPools(context);
   },
 };
 
@@ -90,14 +93,19 @@ function repairVcpu(
 const idlePageTable = (xen: Xen): bigint => BigInt(xen.memory.physicalAddress(xen.symbol('idle_pg_table')));
 
 /**
- * The unit that a vCPU names, or, where that is one of another domain, the one in its own domain's list that says it is this
- * vCPU's: a switch that takes its vCPU for the idle one gives it the CPU's idle unit (Xen 4.17, common/sched/core.c:
- * sched_context_switch).
+ * The unit that a vCPU names, or, where that is one of another domain, its own: of an idle vCPU the idle unit of its CPU, of others
+ * the one in their domain's list that says it is theirs (Xen 4.17, common/sched/core.c). A switch that takes a vCPU for the idle one
+ * gives it the CPU's idle unit (sched_context_switch). The idle vCPU in turn has a guest's unit by right while it runs in its place
+ * (sched_switch_units); no thread of a guest is under way any more, and so it is idle in its own name again.
  */
-function unitOf(xen: Xen, { object, domain, address }: Vcpu): bigint {
+function unitOf(xen: Xen, { object, domain, address, id }: Vcpu): bigint {
   const named = object.u64('sched_unit');
   const its = unitVcpu(xen, named);
-  if (domain.kind === 'idle' || domain.vcpus.some((vcpu) => vcpu.address === its)) return named;
+  if (domain.vcpus.some((vcpu) => vcpu.address === its)) return named;
+  if (domain.kind === 'idle') {
+    const idle = id < xen.cpuCount ? schedulerResources(xen)[id]!.u64('sched_unit_idle') : 0n;
+    return xen.memory.isMapped(idle) ? idle : named;
+  }
   let at = domain.object.u64('sched_unit_list');
   for (let n = 0; n < domain.vcpus.length && xen.memory.isMapped(at); n++) {
     if (unitVcpu(xen, at) === address) return at;

@@ -2,7 +2,7 @@
  * Scheduling metadata says the same thing in several places, and a dropped `schedule()` leaves them apart. Which vCPU
  * runs where is decided by the most reliable copy: `current` of each CPU, whose registers lie on its stack (Zhou and
  * Tamir: the per-CPU copy wins). From it follow what the CPU's scheduling resource says is running, `is_running` of
- * vCPUs and units, and runstates. Credit2's own flags and run queues follow from those; so do credit's (`credit.ts`).
+ * vCPUs and units, runstates and what is counted of them. Credit2's own flags and run queues follow from those; so do credit's (`credit.ts`).
  *
  * A unit that was taken off its queue to run and never ran is put back by Xen itself: step `lost-wakeups` wakes it.
  */
@@ -32,8 +32,10 @@ export const scheduling: Step = {
     fixResources(context);
     fixCredit2Data(context);
     for (const vcpu of allVcpus(context.situation.domains)) fixVcpu(context, vcpu, running.get(vcpu.address));
+    fixRunstateCounts(context);
     for (const queue of runQueues(context.xen)) fixRunQueue(context, queue);
     fixCredit(context);
+    fixUrgentCounts(context);
   },
 };
 
@@ -69,7 +71,7 @@ function fixVcpu(context: StepContext, vcpu: Vcpu, cpu: number | undefined): voi
   if (runs) changed = fixPlace(context, vcpu, unit, cpu) || changed;
   changed = fixSequence(context, vcpu) || changed;
   if (!runs) changed = endMigration(context, vcpu) || changed;
-  changed = fixRunstate(context, vcpu, unit, runs) || changed;
+  changed = fixRunstate(context, vcpu, runs) || changed;
   if (vcpu.domain.kind !== 'idle') fixCredit2(context, unit, runs);
   if (changed) plan.found(word);
 }
@@ -87,15 +89,41 @@ function endMigration({ plan }: StepContext, { object, name }: Vcpu): boolean {
   return plan.set(object, 'pause_flags', flags & ~VPF_MIGRATING, `nobody moves ${name} any more`);
 }
 
-function fixRunstate({ plan }: StepContext, vcpu: Vcpu, unit: XenObject, runs: boolean): boolean {
-  const before = vcpu.object.num('runstate.state');
-  const state = runs ? RUNSTATE.running : stateOfWaiting(vcpu);
-  if (before === state) return false;
+function fixRunstate({ plan }: StepContext, vcpu: Vcpu, runs: boolean): boolean {
   const reason = `runstate of ${vcpu.name}`;
-  plan.set(vcpu.object, 'runstate.state', state, reason);
-  plan.set(unit, `runstate_cnt[${before & 3}]`, Math.max(0, unit.num(`runstate_cnt[${before & 3}]`) - 1), reason);
-  plan.set(unit, `runstate_cnt[${state}]`, unit.num(`runstate_cnt[${state}]`) + 1, reason);
-  return true;
+  // What a vCPU is to be when it is switched to. Of an idle one, and of one that stays where it runs, nobody writes it again before it is read.
+  if (runs || vcpu.domain.kind === 'idle') plan.set(vcpu.object, 'new_state', RUNSTATE.running, reason);
+  return plan.set(vcpu.object, 'runstate.state', runs ? RUNSTATE.running : stateOfWaiting(vcpu), reason);
+}
+
+/** How many vCPUs of a unit are in each state. The idle one's that ran in a guest's unit were not counted as running in its own. */
+function fixRunstateCounts({ plan, xen, situation }: StepContext): void {
+  const counts = new Map<bigint, number[]>();
+  for (const vcpu of allVcpus(situation.domains)) {
+    const unit = unitOf(xen, vcpu);
+    if (!xen.memory.isMapped(unit)) continue;
+    const ofUnit = counts.get(unit) ?? [0, 0, 0, 0];
+    ofUnit[xen.object('vcpu', vcpu.address).num('runstate.state') & 3]!++;
+    counts.set(unit, ofUnit);
+  }
+  for (const [address, states] of counts) {
+    const unit = xen.object('sched_unit', address);
+    for (const [state, count] of states.entries())
+      plan.set(unit, `runstate_cnt[${state}]`, count, 'states of the vCPUs of a unit are counted');
+  }
+}
+
+/**
+ * vCPUs for whose sake a CPU is not to sleep deeply: those that poll, and a guest's unit that the idle vCPU runs in. Where the thread
+ * of a CPU that slept so was dropped, nobody takes the latter back (Xen 4.17, common/sched/core.c: sched_guest_idle).
+ */
+function fixUrgentCounts({ plan, xen, situation, abandoned }: StepContext): void {
+  for (const { cpu } of abandoned) {
+    const urgent = allVcpus(situation.domains).filter(
+      ({ object }) => object.bool('is_urgent') && object.num('processor') === cpu,
+    );
+    plan.write(xen.perCpu('sched_urgent_count', cpu), 4, urgent.length, `vCPUs that CPU ${cpu} must be awake for`);
+  }
 }
 
 /** Xen 4.17.7 guards the runstate by a sequence count: while it is odd, readers wait for the writer that is gone. */
