@@ -13,11 +13,6 @@ import type { CpuState } from '../../src/xen/cpus.js';
 import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
-/** Below the guest’s frame by more than this a function of Xen’s has been called, in bytes. */
-const CALLED = 64n;
-/** A CPU that can lose its place and its registers: in the entry code they would be its guest’s, which are nowhere else. */
-const findInCall = (moment: Moment): CpuState | undefined =>
-  inXen(moment).find(({ registers, stack }) => registers.rsp < stack.guestFrame - CALLED);
 
 let box: Box;
 let target: Target;
@@ -90,8 +85,8 @@ describe('a CPU that lost its mode', () => {
     const guard = await Guard.attach(target);
     await guard.warm;
     const before = sampleOf(box);
-    const { cpu } = await runUntil(box, target, findInCall);
-    await loseMode(cpu);
+    const [cpu] = await freezeInXen(box, target);
+    await loseMode(cpu!);
     expect(await guard.nextRecovery(DETECTION_MS)).toMatchObject({ result: 'resumed' });
     while ((await guard.nextRecovery(1000)) !== undefined);
     expect(await lostVms(box, before)).toEqual([]);
@@ -104,8 +99,8 @@ describe('a CPU that lost its page table', () => {
     const guard = await Guard.attach(target);
     await guard.warm;
     const before = sampleOf(box);
-    const { cpu } = await runUntil(box, target, findInCall);
-    await lose(cpu);
+    const [cpu] = await freezeInXen(box, target);
+    await lose(cpu!);
     const recovery = await guard.nextRecovery(DETECTION_MS);
     expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'machine-stop', cpu } });
     expect(recovery!.failure.summary).toMatch(/^triple fault in Xen/);
