@@ -6,7 +6,7 @@ import type { Box } from '../../src/testbed/box.js';
 import { ACK_TYPE, guestLines, lineOf, pendingEois, pirqsOf } from '../../src/xen/interrupts.js';
 import type { XenObject } from '../../src/xen/object.js';
 import type { Xen } from '../../src/xen/xen.js';
-import { lostVms, sampleOf, useGuardedBox } from '../support/live-box.js';
+import { lostVms, pin, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 const TRIES = 500;
@@ -147,6 +147,8 @@ describe('the VMs of a hypervisor', () => {
 
   it('live when CPUs handled softirqs and did not go back to their guests', async () => {
     const before = sampleOf(box);
+    // A CPU whose vCPUs take turns has another frame with each turn.
+    await pin(box, { 'Domain-0': 0, app1: 1, app2: 2, app3: 3 });
     // pop %rbx; jmp becomes pop %rbx; loope: into the loop of a vCPU that is not to go on.
     await changeByte('check_wakeup_from_wait', [0x5b, 0xe9], 1, 0xe1);
     const recovery = await guard.nextRecovery(DETECTION_MS);

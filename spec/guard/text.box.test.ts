@@ -4,7 +4,7 @@ import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import type { Box } from '../../src/testbed/box.js';
 import type { CpuState } from '../../src/xen/cpus.js';
-import { failInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
+import { failInXen, inXen, lostVms, type Moment, pin, runUntil, sampleOf, useGuardedBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
 
@@ -19,13 +19,6 @@ useGuardedBox((...given) => {
 function find(moment: Moment): CpuState | undefined {
   const [first] = moment.cpus;
   return first!.where === 'guest' && first!.current.domain.kind === 'hvm' ? inXen(moment)[0] : undefined;
-}
-
-/** Has a guest of one vCPU run on the first CPU only, where Xen's scheduler need not put it in a test's time. The box is frozen before and afterwards. */
-async function haveFirstCpu(guest: string): Promise<void> {
-  await box.machine.resume();
-  expect(await box.dom0.run(`xl vcpu-pin ${guest} 0 0`, DETECTION_MS)).toMatchObject({ status: 0 });
-  await box.machine.freeze();
 }
 
 /** Changes a bit of a function that nobody executes. @returns where it is, and the byte that belongs there */
@@ -51,7 +44,7 @@ describe('damaged code', () => {
 
   it('is repaired while the first CPU runs an HVM guest, which does not map it', async () => {
     const before = sampleOf(box);
-    await haveFirstCpu('app2');
+    await pin(box, { app2: 0 });
     const { cpu } = await runUntil(box, target, find);
     const { at, right } = await damage();
     await box.machine.writeRegisters(cpu, { rip: 0n });

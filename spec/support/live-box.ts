@@ -15,6 +15,7 @@ import type { Xen } from '../../src/xen/xen.js';
 
 /** A slow or busy host needs most of it. */
 const REVIVAL_MS = 30_000;
+const ANSWER_MS = 20_000;
 const ATTEMPTS = 1000;
 /** Below the guest's frame by more than this a function of Xen's has been called, in bytes. */
 const CALLED = 64n;
@@ -74,6 +75,16 @@ export async function freshTarget(box: Box, ms = 1000): Promise<Target> {
   await sleep(ms);
   await box.machine.freeze();
   return findTarget(box.machine);
+}
+
+/** Has all vCPUs of each named VM run on that CPU only, where Xen's scheduler need not put them in a test's time. The box is frozen before and afterwards. */
+export async function pin(box: Box, vms: Readonly<Record<string, number>>): Promise<void> {
+  await box.machine.resume();
+  for (const [vm, cpu] of Object.entries(vms)) {
+    const { status, output } = await box.dom0.run(`xl vcpu-pin ${vm} all ${cpu}`, ANSWER_MS);
+    if (status !== 0) throw new Error(`xl vcpu-pin: ${output}`);
+  }
+  await box.machine.freeze();
 }
 
 /** What a frozen box was doing, as of one freeze. */
