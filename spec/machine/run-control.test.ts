@@ -31,9 +31,13 @@ afterEach(async () => {
   folder[Symbol.dispose]();
 });
 
-/** CPU `cpu` hits the breakpoint it runs into, soon. */
+/** CPU `cpu` hits the breakpoint it runs into, soon after it was let run. */
 const hitSoon = (cpu: number, address: bigint): void => {
   setTimeout(() => {
+    if (!stub.running) {
+      hitSoon(cpu, address);
+      return;
+    }
     stub.cpus[cpu]!.rip = address;
     stub.stop(`T05thread:0${cpu + 1};`);
   }, 2);
@@ -74,6 +78,14 @@ describe('run control', () => {
     hitSoon(3, HERE);
     expect(await control.waitForStop(1000)).toMatchObject({ kind: 'breakpoint', cpu: 3, address: HERE });
     expect(asked).toEqual([3]);
+  });
+
+  it('stands at a breakpoint although what was to tell where had an error of its own', async () => {
+    control.addressOf = () => Promise.reject(new Error('a capture failed'));
+    await control.setBreakpoints([HERE]);
+    await control.resume();
+    hitSoon(3, HERE);
+    expect(await control.waitForStop(1000)).toMatchObject({ kind: 'breakpoint', cpu: 3, address: HERE });
   });
 
   it('gives the breakpoint stop to whoever wanted to freeze at the same moment', async () => {

@@ -224,8 +224,7 @@ export class RunControl {
 
   #stopped(reply: StopReply, atMs: number): void {
     if (reply.kind === 'breakpoint') {
-      const asked = this.#privateRun ? this.#session.programCounter(reply.cpu) : this.addressOf(reply.cpu);
-      asked.then(
+      this.#where(reply.cpu).then(
         (address) => this.#deliver({ kind: 'breakpoint', cpu: reply.cpu, address, atMs }),
         () => {}, // The link is gone: `fail` tells every waiter.
       );
@@ -234,6 +233,12 @@ export class RunControl {
     } else {
       this.#deliver(toStop(reply, atMs, this.shutdownReason));
     }
+  }
+
+  /** What was to tell it may fail for reasons of its own; a machine that stands is not to be taken for one that runs. */
+  #where(cpu: number): Promise<bigint> {
+    const asked = (): Promise<bigint> => this.#session.programCounter(cpu);
+    return this.#privateRun ? asked() : this.addressOf(cpu).catch(asked);
   }
 
   #deliver(stop: Stop): void {
