@@ -6,7 +6,7 @@
  * - unmapped: status 0, and the entry behind the handle maps nothing any more.
  * The retry begins behind the last such element from the start of the list, as Xen itself does when it preempts the call.
  *
- * Other grant operations (copies, queries) may be repeated.
+ * Other grant operations (copies, queries) may be repeated; what they had pinned is for `grant-pins`.
  */
 import type { CpuState } from '../../xen/cpus.js';
 import { guestBytes } from '../../xen/guest-memory.js';

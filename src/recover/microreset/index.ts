@@ -15,6 +15,7 @@ import { eventBinds } from './event-binds.js';
 import { eventChannels } from './event-channels.js';
 import { fixedFields } from './fixed-fields.js';
 import { fpuState } from './fpu-state.js';
+import { grantPins } from './grant-pins.js';
 import { grantProgress } from './grant-progress.js';
 import { guestAreas } from './guest-areas.js';
 import { inServiceVectors } from './in-service.js';
@@ -72,6 +73,7 @@ export const microreset: Mechanism = {
     pageAllocator,
     pageFrames,
     pageTables,
+    grantPins,
     mappings,
     rendezvous,
     contextSwitch,

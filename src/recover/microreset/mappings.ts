@@ -8,7 +8,7 @@
  * What a page's counts have to be can be counted: one for its being allocated, and one for each entry. On a healthy box that
  * holds for all pages of PV guests but those few that Xen itself maps (event queues, vCPU records), which are left out.
  * Looked at are pages that an abandoned thread's registers and stack lead to, and those that a table maps which was being
- * validated. Their mappings are looked for where they are likeliest, then in the address spaces in use, and where that does not
+ * validated. A copy between grants, and a grant being mapped or unmapped, hold such references too. Their mappings are looked for where they are likeliest, then in the address spaces in use, and where that does not
  * explain all references, in all tables.
  */
 import { guestFrameOf } from '../../xen/domain-pages.js';
@@ -18,6 +18,7 @@ import { type MappingCount, PageTables, TABLE_ENTRIES } from '../../xen/page-tab
 import { touchedFrames } from '../../xen/touched.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
+import { USES_GRANTS } from './grant-pins.js';
 import { CHANGES_TABLES } from './page-tables.js';
 
 export const mappings: Step = {
@@ -26,7 +27,8 @@ export const mappings: Step = {
   source: 'ours, for the undo log of Le and Tamir, UCLA TR 140019; Xen 4.17 arch/x86/mm.c',
   run(context) {
     const { xen } = context;
-    if (!context.wasIn(CHANGES_TABLES) || !xen.memory.hasPlainDirectMap) return;
+    if (!context.wasIn(CHANGES_TABLES) && !context.wasIn(USES_GRANTS)) return;
+    if (!xen.memory.hasPlainDirectMap) return;
     const words = new FrameWords(xen);
     const tables = new PageTables(xen, words);
     const constants = readConstants(xen);
