@@ -3,8 +3,8 @@
  * and a plan with problems is not committed. So is what cannot be read: nobody knows then whether it is right.
  *
  * A step that gave up has left something neither repaired nor found to be right. Where a part of the audit looks at the same
- * things, that decides; where none does, the plan is refused. It is not for the sake of a request that may be made twice: that
- * concerns one guest, and Xen is valid all the same.
+ * things, that decides; where none does, the plan is refused. It is not for the sake of a request that may be made twice or leave
+ * a grant pinned: that concerns one guest, and Xen is valid all the same.
  */
 import { attempt } from '../xen/damage.js';
 import { nesting, ownWords, pageTables, places, requests, returns, switches } from './audit/cpus.js';
@@ -39,10 +39,11 @@ export const AUDIT: readonly AuditPart[] = [
   requests,
 ];
 
-/** Steps that see to it that a guest's request is not made twice, and to nothing else. */
+/** Steps that see to it that a guest's request is not made twice, or leaves nothing behind, and to nothing else. */
 export const OF_ONE_REQUEST: ReadonlySet<string> = new Set([
   'batch-progress',
   'grant-progress',
+  'grant-pins',
   'memory-ops',
   'event-binds',
   'domctl',

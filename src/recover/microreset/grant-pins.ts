@@ -94,7 +94,9 @@ const sharedPerPage = (xen: Xen, table: XenObject): number =>
 
 /** Some counter is larger than it has to be, and none smaller: that is nothing that a dropped thread leaves. */
 function exceeds(pin: number, needed: number): boolean {
-  const differences = Object.values(SHIFTS).map((shift) => ((pin >>> shift) & COUNTER) - ((needed >>> shift) & COUNTER));
+  const differences = Object.values(SHIFTS).map(
+    (shift) => ((pin >>> shift) & COUNTER) - ((needed >>> shift) & COUNTER),
+  );
   return differences.every((difference) => difference >= 0) && differences.some((difference) => difference > 0);
 }
 
