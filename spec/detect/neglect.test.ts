@@ -178,6 +178,19 @@ describe('in memory', () => {
     expect(sampler.vcpus()).toHaveLength(2);
   });
 
+  it('takes a vCPU for one that could run whose time has no end and that is parked until it is refilled, but for no other reason', () => {
+    const sampled = (): boolean[] => new NeglectSampler(fake.xen()).vcpus().map(({ runnable }) => runnable);
+    fake.set('vcpu', fake.hvm.address, 'runstate.state', 3);
+    fake.set('vcpu', fake.hvm.address, 'pause_flags', 1n << 8n);
+    expect(sampled()).toContain(true);
+    const neglect: Neglect = { kind: 'vcpu-left-waiting', cpu: 1, vcpu: waiting(), stalledMs: 200 };
+    const xen = fake.xen();
+    const [, cpu] = readSituation(xen, readEntryFacts(xen), listDomains(xen)).cpus;
+    expect(isNeglected(xen, neglect, { ...cpu!, where: 'halted' })).toBe(true);
+    fake.set('vcpu', fake.hvm.address, 'pause_flags', (1n << 8n) | 1n);
+    expect(sampled()).not.toContain(true);
+  });
+
   it('sees memory that waits to be scrubbed, of any node', () => {
     fake.put(fake.symbol('node_need_scrub') + 8n, 8, 1);
     expect(new NeglectSampler(fake.xen()).cpus(times).every(({ hasIdleWork }) => hasIdleWork)).toBe(true);

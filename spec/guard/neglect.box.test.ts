@@ -145,6 +145,20 @@ describe('the VMs of a hypervisor', () => {
     expect(await lostVms(box, before)).toEqual([]);
   });
 
+  it('live when they were parked, their time used up that has no end', async () => {
+    const before = sampleOf(box);
+    // mov 0x28(%rcx),%rax becomes mov 0x68(%rcx),%rax: not the time that a unit has, but a pointer, which is negative.
+    await changeByte('burn_credits', [0x48, 0x8b, 0x41, 0x28], 3, 0x68);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    const failure = { kind: 'hang', summary: expect.stringContaining('a vCPU that could run') as string };
+    expect(recovery).toMatchObject({ result: 'resumed', failure });
+    expect(recovery!.plan.steps.flatMap(({ findings }) => findings)).toContainEqual(
+      expect.stringContaining('no longer waits for time'),
+    );
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
   it('live when CPUs handled softirqs and did not go back to their guests', async () => {
     const before = sampleOf(box);
     // A CPU whose vCPUs take turns has another frame with each turn.

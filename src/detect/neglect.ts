@@ -1,6 +1,6 @@
 /**
  * Work that nobody does although every CPU gets on: what the hang watchdog takes for life. A vCPU that could run and does not,
- * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit); softirqs that wait
+ * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit, time without an end that was used up); softirqs that wait
  * while their CPU executes (others, handled before them, raise themselves for ever); an idle CPU that executes all the
  * time; and an interrupt that stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box,
  * or its network, was dead, and its timers and interrupts went on.
@@ -13,7 +13,7 @@ import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { allVcpus, idleVcpu, listDomains } from '../xen/domains.js';
 import { lineOf, pendingEoiCount, pendingEois } from '../xen/interrupts.js';
-import { capOf, RUNSTATE, schedulerKind } from '../xen/scheduler.js';
+import { capOf, RUNSTATE, schedulerKind, VPF_PARKED } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import { type CpuSample, DEFAULT_LIMITS, isStarved } from './watchdog.js';
@@ -35,6 +35,7 @@ export interface IdleSample extends Pick<CpuSample, 'progress' | 'ranMs' | 'wait
 
 export interface VcpuSample {
   readonly vcpu: bigint;
+  /** Or parked until its time is refilled, of which those that are watched have no end. */
   readonly runnable: boolean;
   /** When it became what it is, by Xen's clock. */
   readonly since: bigint;
@@ -208,6 +209,7 @@ export class NeglectSampler {
   readonly #xen: Xen;
   readonly #cpus: readonly CpuWords[];
   readonly #state: bigint;
+  readonly #flags: bigint;
   readonly #since: bigint;
   readonly #processor: bigint;
   readonly #scrubs: bigint;
@@ -217,6 +219,7 @@ export class NeglectSampler {
   constructor(xen: Xen) {
     this.#xen = xen;
     this.#state = xen.offsetOf('vcpu', 'runstate.state');
+    this.#flags = xen.offsetOf('vcpu', 'pause_flags');
     this.#since = xen.offsetOf('vcpu', 'runstate.state_entry_time');
     this.#processor = xen.offsetOf('vcpu', 'processor');
     this.#scrubs = xen.symbol('node_need_scrub');
@@ -266,12 +269,15 @@ export class NeglectSampler {
     const { memory } = this.#xen;
     return {
       vcpu,
-      runnable: memory.u32(vcpu + this.#state) === RUNSTATE.runnable,
+      runnable: isRunnable(memory.u32(vcpu + this.#state), memory.u64(vcpu + this.#flags)),
       since: memory.u64(vcpu + this.#since),
       cpu: memory.u32(vcpu + this.#processor),
     };
   }
 }
+
+const isRunnable = (state: number, pauseFlags: bigint): boolean =>
+  state === RUNSTATE.runnable || (state === RUNSTATE.offline && pauseFlags === VPF_PARKED);
 
 /** Whether a look at the frozen machine bears out what was suspected of a CPU. */
 export function isNeglected(
@@ -288,8 +294,8 @@ export function isNeglected(
   const { vcpu: address, since, cpu } = neglect.vcpu;
   if (!watchedVcpus(xen).includes(address)) return false;
   const vcpu = xen.object('vcpu', address);
-  const isRunnable = vcpu.num('runstate.state') === RUNSTATE.runnable && vcpu.num('processor') === cpu;
-  return isRunnable && vcpu.u64('runstate.state_entry_time') === since;
+  const isWaiting = isRunnable(vcpu.num('runstate.state'), vcpu.u64('pause_flags')) && vcpu.num('processor') === cpu;
+  return isWaiting && vcpu.u64('runstate.state_entry_time') === since;
 }
 
 /** The oldest of a CPU's interrupts that guests have in their hands, with the count of its line's. */

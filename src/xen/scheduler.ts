@@ -34,6 +34,9 @@ export function schedulerPrivates(xen: Xen): XenObject[] {
   return [...found.values()];
 }
 
+/** `vcpu.pause_flags`: credit2 waits until the time of its domain is refilled, which only a capped one needs (Xen 4.17, xen/sched.h). */
+export const VPF_PARKED = 1n << 8n;
+
 /**
  * The cap on the time of a unit's domain, in percent of a CPU; 0 where there is none. `undefined` where it cannot be read, or the
  * scheduler is none that we know.

@@ -61,6 +61,28 @@ describe('scheduling', () => {
     expect(after.object('csched2_unit', fake.hvm.svc).u64('unit')).toBe(fake.hvm.unit);
   });
 
+  it('has a vCPU run again that waits for time, where its time is not limited', () => {
+    fake.run(1, fake.idle[1]!);
+    fake.set('vcpu', fake.hvm.address, 'pause_flags', 1 << 8);
+    const own = fake.fieldAt('csched2_unit', fake.hvm.svc, 'parked_elem');
+    const domain = fake.new('csched2_dom');
+    fake.set('csched2_unit', fake.hvm.svc, 'sdom', domain);
+    const head = fake.fieldAt('csched2_dom', domain, 'parked_units');
+    for (const [from, to] of [
+      [head, own],
+      [own, head],
+    ] as const) {
+      fake.put(from, 8, to);
+      fake.put(to + 8n, 8, from);
+    }
+    const { after, findings } = planWith(fake, scheduling);
+    expect(findings).toContain('d1v0: no longer waits for time');
+    expect(after.object('vcpu', fake.hvm.address).u64('pause_flags')).toBe(0n);
+    for (const node of [head, own]) expect(after.memory.u64(node)).toBe(node);
+    fake.set('csched2_dom', domain, 'cap', 50);
+    expect(planWith(fake, scheduling).findings).not.toContain('d1v0: no longer waits for time');
+  });
+
   const privates = (): bigint =>
     fake.get('scheduler', fake.get('sched_resource', fake.resources[0]!, 'scheduler'), 'sched_data');
   const queueList = (): bigint => fake.fieldAt('csched2_private', privates(), 'rql');

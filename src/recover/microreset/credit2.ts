@@ -8,10 +8,11 @@
  *
  * Who belongs to a queue is on a list of it, from which a unit that changes its queue is taken off for a moment.
  *
- * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units wait for ever.
+ * A domain without a cap on its time has an endless budget. One that is not endless is used up, and then its units are parked for ever:
+ * nobody refills it.
  */
 import { isInMask } from '../../xen/cpumask.js';
-import { allVcpus } from '../../xen/domains.js';
+import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
 import {
@@ -23,6 +24,7 @@ import {
   runQueues,
   schedulerKind,
   schedulerResources,
+  VPF_PARKED,
 } from '../../xen/scheduler.js';
 import type { StepContext } from '../step.js';
 import { maskOf } from './cpu-pools.js';
@@ -49,8 +51,11 @@ export function fixCredit2Data(context: StepContext): void {
     if (plan.set(resource, 'schedule_lock', queue.at('lock'), reason)) plan.found(`${reason}, and not its lock`);
   }
   for (const data of credit2Privates(xen)) fixMasks(context, data);
-  for (const { address, name, domain } of allVcpus(situation.domains)) {
-    if (domain.kind !== 'idle') fixUnit(xen.object('vcpu', address).u64('sched_unit'), name);
+  for (const vcpu of allVcpus(situation.domains)) {
+    if (vcpu.domain.kind === 'idle') continue;
+    const unit = xen.object('vcpu', vcpu.address).u64('sched_unit');
+    fixUnit(unit, vcpu.name);
+    unpark(vcpu, unit);
   }
   for (const [cpu, resource] of resources.entries()) fixUnit(resource.u64('sched_unit_idle'), `d[IDLE]v${cpu}`);
   for (const queue of queues) fixMembers(queue);
@@ -69,6 +74,21 @@ export function fixCredit2Data(context: StepContext): void {
       capOf(xen, unit, 'credit2') === 0 && plan.set(data, 'budget', ENDLESS, `time of ${name} is not limited`),
     ];
     if (repaired.includes(true)) plan.found(`${name}: its unit, run queue or budget written again`);
+  }
+
+  /** Whoever has no cap on its time. Those of the domain that are parked are on a list. */
+  function unpark({ name, object }: Vcpu, address: bigint): void {
+    const unit = xen.object('sched_unit', address);
+    if (!xen.memory.isMapped(address) || capOf(xen, unit, 'credit2') !== 0 || unit.u64('priv') === 0n) return;
+    const flags = object.u64('pause_flags');
+    if ((flags & VPF_PARKED) === 0n) return;
+    const data = xen.object('csched2_unit', unit.u64('priv'));
+    const reason = `${name} has all the time it wants`;
+    plan.set(object, 'pause_flags', flags & ~VPF_PARKED, reason);
+    plan.linkList(data.at('parked_elem'), [], reason);
+    if (xen.memory.isMapped(data.u64('sdom')))
+      plan.linkList(xen.object('csched2_dom', data.u64('sdom')).at('parked_units'), [], reason);
+    plan.found(`${name}: no longer waits for time`);
   }
 
   /** Who belongs to a queue is on its list. Others that can be reached stay: their domain may be about to be freed. */

@@ -84,9 +84,10 @@ function fixPlace({ plan, xen }: StepContext, vcpu: Vcpu, unit: XenObject, cpu: 
 }
 
 /** Who was to move it is gone; it stays where it is, and a scheduler that wants it elsewhere asks again. */
-function endMigration({ plan }: StepContext, { object, name }: Vcpu): boolean {
-  const flags = object.u64('pause_flags');
-  return plan.set(object, 'pause_flags', flags & ~VPF_MIGRATING, `nobody moves ${name} any more`);
+function endMigration({ plan, xen }: StepContext, { address, name }: Vcpu): boolean {
+  const vcpu = xen.object('vcpu', address);
+  const flags = vcpu.u64('pause_flags');
+  return plan.set(vcpu, 'pause_flags', flags & ~VPF_MIGRATING, `nobody moves ${name} any more`);
 }
 
 function fixRunstate({ plan }: StepContext, vcpu: Vcpu, runs: boolean): boolean {
