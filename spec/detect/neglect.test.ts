@@ -18,6 +18,7 @@ const QUIET: IdleSample = {
   idleSince: 7n,
   hasIdleWork: false,
   softirqs: 0,
+  turn: '',
   interrupts: 0,
   progress: '',
   ranMs: 0,
@@ -102,6 +103,12 @@ describe('NeglectWatch, of softirqs', () => {
     expect(watch([(ms) => ({ ...stuck(ms), ranMs: 0, waitedMs: ms })], [], 10_000)).toBeUndefined();
   });
 
+  it('lets be a CPU whose vCPUs take turns', () => {
+    const turns = (every: number): At<IdleSample> => (ms) => ({ ...stuck(ms), turn: `${Math.floor(ms / every)}` });
+    expect(watch([works, turns(150)], [], 10_000)).toBeUndefined();
+    expect(watch([works, turns(300)], [], 10_000)).toMatchObject({ ms: 200 });
+  });
+
   it('leaves a CPU that gets nothing done to the watch for hangs', () => {
     expect(watch([works, (ms) => ({ ...stuck(ms), progress: `${Math.min(ms, 100)}` })], [], 10_000)).toBeUndefined();
   });
@@ -172,7 +179,7 @@ describe('in memory', () => {
     const sampler = new NeglectSampler(fake.xen());
     expect(sampler.cpus(times)).toMatchObject([
       { idle: false, hasIdleWork: true, softirqs: 8, ranMs: 1, waitedMs: 2 },
-      { idle: true, idleSince: 70n, hasIdleWork: false, interrupts: 9 },
+      { idle: true, idleSince: 70n, hasIdleWork: false, turn: `${fake.idle[1]!.address} 70`, interrupts: 9 },
     ]);
     expect(sampler.vcpus()).toContainEqual(waiting());
     expect(sampler.vcpus()).toHaveLength(2);

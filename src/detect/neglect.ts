@@ -1,8 +1,8 @@
 /**
  * Work that nobody does although every CPU gets on: what the hang watchdog takes for life. A vCPU that could run and does not,
- * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit, time without an end that was used up); softirqs that wait
- * while their CPU executes (others, handled before them, raise themselves for ever); an idle CPU that executes all the
- * time; and an interrupt that stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box,
+ * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit, time without an end
+ * that was used up); softirqs that wait while their CPU executes and its vCPUs take no turns (others, handled before them, raise
+ * themselves for ever); an idle CPU that executes all the time; and an interrupt that stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box,
  * or its network, was dead, and its timers and interrupts went on.
  *
  * Xen makes a vCPU runnable and tells its CPU in one piece with interrupts off (Xen 4.17, common/sched/core.c: vcpu_wake). So where
@@ -27,6 +27,8 @@ export interface IdleSample extends Pick<CpuSample, 'progress' | 'ranMs' | 'wait
   readonly hasIdleWork: boolean;
   /** Softirqs that wait to be handled, one bit each. */
   readonly softirqs: number;
+  /** Which vCPU runs on it, and since when. */
+  readonly turn: string;
   /** Interrupts taken so far; wraps. */
   readonly interrupts: number;
   /** The interrupt that has been in a guest's hands longest, if any; another one of the same line reads differently. */
@@ -141,7 +143,8 @@ export class NeglectWatch {
     for (const [cpu, now] of cpus.entries()) {
       const start = this.#softirqs.get(cpu);
       const left = now.softirqs & (start?.left ?? 0);
-      if (start === undefined || left === 0) {
+      // While vCPUs take turns softirqs are handled. They come as fast as that where the host lets a CPU wait that holds a lock.
+      if (start === undefined || left === 0 || start.cpus[cpu]!.turn !== now.turn) {
         this.#softirqs.set(cpu, { sinceMs: nowMs, cpus, left: now.softirqs });
         continue;
       }
@@ -246,6 +249,7 @@ export class NeglectSampler {
       idleSince: memory.u64(words.idleSince),
       hasIdleWork: scrubs || memory.u64(words.tasklets) !== 0n,
       softirqs: memory.u32(words.softirqs),
+      turn: this.#turn(memory.u64(words.current)),
       interrupts: memory.u32(words.interrupts),
       inHands: memory.u8(words.notes) === 0 ? undefined : ifReadable(() => inHands(this.#xen, cpu)),
       progress: samples[cpu]!.progress,
@@ -258,6 +262,11 @@ export class NeglectSampler {
   vcpus(): VcpuSample[] {
     if (this.#looks++ % LIST_EVERY === 0) this.#vcpus = ifReadable(() => watchedVcpus(this.#xen)) ?? [];
     return ifReadable(() => this.#vcpus.map((vcpu) => this.#vcpu(vcpu))) ?? [];
+  }
+
+  /** Of a CPU that was led astray it is the vCPU alone. */
+  #turn(vcpu: bigint): string {
+    return `${vcpu} ${ifReadable(() => this.#xen.memory.u64(vcpu + this.#since))}`;
   }
 
   /** The vCPUs are listed anew at the next look. */
