@@ -245,6 +245,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d[IDLE]v0 abandoned', 'd1v0 left', ...[2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`)],
   },
+  /** A load of `csched2_schedule` became a store, into the scheduler: its data were dom0's unit, in which a lock of theirs was "held". */
+  'scheduler-data.capsule': {
+    findings: ['fixed-fields: CPU pool 0: where its data are written again', 'scheduling: d2v0 does not run'],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd[IDLE]v2 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

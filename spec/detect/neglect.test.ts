@@ -104,7 +104,9 @@ describe('NeglectWatch, of softirqs', () => {
   });
 
   it('lets be a CPU whose vCPUs take turns', () => {
-    const turns = (every: number): At<IdleSample> => (ms) => ({ ...stuck(ms), turn: `${Math.floor(ms / every)}` });
+    const turns =
+      (every: number): At<IdleSample> =>
+      (ms) => ({ ...stuck(ms), turn: `${Math.floor(ms / every)}` });
     expect(watch([works, turns(150)], [], 10_000)).toBeUndefined();
     expect(watch([works, turns(300)], [], 10_000)).toMatchObject({ ms: 200 });
   });

@@ -75,11 +75,11 @@ export function credit2Cpus(xen: Xen, data: XenObject): number[] {
   });
 }
 
-/** The run queues that CPUs name twice, in their data and by their scheduler lock, in the order of their numbers. */
-export function namedQueues(xen: Xen, data: XenObject): XenObject[] {
+/** The run queues that CPUs of credit2's name twice, in their data and by their scheduler lock, in the order of their numbers. */
+export function queuesNamedBy(xen: Xen, cpus: readonly number[]): XenObject[] {
   const resources = schedulerResources(xen);
   const queues = new Map<bigint, XenObject>();
-  for (const cpu of credit2Cpus(xen, data)) {
+  for (const cpu of cpus) {
     const own = resources[cpu]!.u64('sched_priv');
     if (!xen.memory.isMapped(own)) continue;
     const queue = xen.object('csched2_runqueue_data', xen.object('csched2_pcpu', own).u64('rqd'));
@@ -88,6 +88,9 @@ export function namedQueues(xen: Xen, data: XenObject): XenObject[] {
   }
   return [...queues.values()].sort((a, b) => a.num('id') - b.num('id'));
 }
+
+/** Those of the CPUs that credit2 schedules with these data of its. */
+export const namedQueues = (xen: Xen, data: XenObject): XenObject[] => queuesNamedBy(xen, credit2Cpus(xen, data));
 
 export interface Credit2Unit {
   readonly vcpu: Vcpu;

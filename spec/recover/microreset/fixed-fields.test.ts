@@ -92,6 +92,17 @@ describe('fixed-fields', () => {
     expect(planWith(fake, fixedFields)).toMatchObject({ findings: [], writes: [] });
   });
 
+  it('has credit2 find its data again, from the run queue that CPUs name', () => {
+    const scheduler = fake.get('sched_resource', fake.resources[0]!, 'scheduler');
+    const data = fake.get('scheduler', scheduler, 'sched_data');
+    fake.set('scheduler', scheduler, 'sched_data', fake.dom0.svc);
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['CPU pool 0: where its data are written again']);
+    expect(after.object('scheduler', scheduler).u64('sched_data')).toBe(data);
+    fake.put(fake.fieldAt('csched2_private', data, 'rql'), 8, 0x1234);
+    expect(planWith(fake, fixedFields).findings).toEqual([]);
+  });
+
   it('links the list of CPU pools anew, unless there are more than CPUs and domains name', () => {
     const node = fake.fieldAt('cpupool', fake.pool, 'list');
     fake.put(node + 8n, 8, 0x60911);

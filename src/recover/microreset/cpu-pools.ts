@@ -3,6 +3,7 @@
  * domain for its pool, the pool for its scheduler, and calls a function in that one's table. All of it follows from elsewhere:
  * - a pool's scheduler, and the CPUs that belong to the pool, from the CPUs' scheduling resources;
  * - what a scheduler calls, and its name, from the definition in Xen's constants that its table was copied from;
+ * - where credit2's own data are, from the list of run queues, which has its head there;
  * - the list of pools from the pools that CPUs and domains name.
  *
  * The pool that Xen makes first, its masks of CPUs, its scheduler and what credit2 keeps lie side by side on the heap, so that one
@@ -11,6 +12,7 @@
 import { type CpuPool, cpuPools } from '../../xen/cpu-pools.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
+import { queuesNamedBy } from '../../xen/scheduler.js';
 import type { Xen } from '../../xen/xen.js';
 import type { StepContext } from '../step.js';
 
@@ -27,7 +29,8 @@ export function fixCpuPools(context: StepContext): void {
   fixList(context, pools);
 }
 
-function fixScheduler({ plan, xen }: StepContext, { object, scheduler }: CpuPool, name: string): string[] {
+function fixScheduler(context: StepContext, { object, scheduler, cpus }: CpuPool, name: string): string[] {
+  const { plan, xen } = context;
   if (scheduler === undefined) return [];
   const definition = definitionOf(xen, scheduler);
   if (definition === undefined) return [];
@@ -36,9 +39,22 @@ function fixScheduler({ plan, xen }: StepContext, { object, scheduler }: CpuPool
   return [
     copyDefinition(xen, own, definition, (at, bytes) => plan.writeBytes(at, bytes, reason)) &&
       'what its scheduler calls',
+    fixCredit2Place(context, own, cpus) && 'where its data are',
     plan.set(own, 'cpupool', object.address, reason) && "its scheduler's pool",
     plan.set(object, 'sched', scheduler, reason) && 'scheduler',
   ].filter((word) => word !== false);
+}
+
+/** The list of run queues has one node that is none: its head, in the scheduler's data. */
+function fixCredit2Place({ plan, xen }: StepContext, scheduler: XenObject, cpus: readonly number[]): boolean {
+  if (xen.memory.string(scheduler.u64('opt_name'), 32) !== 'credit2') return false;
+  const queues = queuesNamedBy(xen, cpus).map((queue) => queue.at('rql'));
+  if (queues.length === 0) return false;
+  const { nodes, broken } = closedList(xen.memory, queues[0]!);
+  const [head, ...others] = nodes.filter((node) => !queues.includes(node));
+  if (broken !== undefined || head === undefined || others.length > 0) return false;
+  const data = head - xen.offsetOf('csched2_private', 'rql');
+  return plan.set(scheduler, 'sched_data', data, 'the list of run queues has its head there');
 }
 
 /** The constant that most of a scheduler's functions agree with. */
