@@ -250,6 +250,22 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['fixed-fields: CPU pool 0: where its data are written again', 'scheduling: d2v0 does not run'],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd[IDLE]v2 abandoned', ...IDLE],
   },
+  /** Timers of an idle vCPU, which nobody sets, were given times: put on the heap, one of them failed again each time it was due. */
+  'idle-timers.capsule': {
+    findings: [
+      'timers: d1v0.singleshot_timer was about to be handled',
+      'timers: heap of CPU 1: slot 1 holds a timer that is not active; built anew',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
+  /** A scheduling resource had been written over, and its timer called nothing any more and was on no list: each use of it failed. */
+  'scheduler-timer.capsule': {
+    findings: [
+      'fixed-fields: s_timer of CPU 1: function, CPU written again',
+      'timers: scheduler.s_timer was between two states',
+    ],
+    cpus: ['d[IDLE]v0 abandoned', 'd1v0 abandoned', ...[2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`)],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -388,6 +388,14 @@ export class FakeXen implements View {
     for (const list of ['nxt', 'cur', 'done']) {
       this.set('rcu_data', callbacks, `${list}tail`, this.fieldAt('rcu_data', callbacks, `${list}list`));
     }
+    this.#makeTimer(this.fieldAt('rcu_data', callbacks, 'idle_timer'), 'rcu_idle_timer_handler', callbacks, cpu);
+  }
+
+  /** As `init_timer` leaves it. */
+  #makeTimer(timer: bigint, calls: string, data: bigint | number, cpu: number): void {
+    for (const [field, value] of Object.entries({ function: this.symbol(calls), data, cpu, status: 1 }))
+      this.set('timer', timer, field, value);
+    this.link(this.fieldAt('timer', timer, 'inactive'));
   }
 
   #writeScheduler(): bigint {
@@ -411,6 +419,7 @@ export class FakeXen implements View {
       this.set('sched_resource', resource, 'sched_priv', pcpu);
       this.set('sched_resource', resource, 'schedule_lock', this.fieldAt('csched2_runqueue_data', queue, 'lock'));
       this.put(this.perCpu('sched_res', cpu), 8, resource);
+      this.#makeTimer(this.fieldAt('sched_resource', resource, 's_timer'), 's_timer_fn', 0, cpu);
       for (const mask of [
         this.fieldAt('csched2_private', data, 'initialized'),
         this.fieldAt('csched2_runqueue_data', queue, 'active'),

@@ -148,6 +148,15 @@ describe('fixed-fields', () => {
     expect([repaired.u64('data'), repaired.num('cpu'), repaired.num('status')]).toEqual([fake.dom0.address, 0, 0]);
   });
 
+  it('makes the timers of a CPU again of which nothing is left', () => {
+    const timer = fake.fieldAt('sched_resource', fake.resources[1]!, 's_timer');
+    fake.putBytes(timer, new Array(48).fill(0));
+    const { after, findings } = planWith(fake, fixedFields);
+    expect(findings).toEqual(['s_timer of CPU 1: function, CPU written again']);
+    const repaired = after.object('timer', timer);
+    expect([repaired.u64('function'), repaired.num('cpu')]).toEqual([fake.symbol('s_timer_fn'), 1]);
+  });
+
   it('leaves a timer alone that nobody made, and one that was killed', () => {
     make(timerOf(fake.dom0.address, 'poll_timer'), {
       function: fake.symbol('poll_timer_fn'),

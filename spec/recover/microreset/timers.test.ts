@@ -72,6 +72,21 @@ describe('timers', () => {
     expect(onHeap(after)).toContain(timer);
   });
 
+  it('sets no timer of an idle vCPU, whatever it says, and takes it off a heap', () => {
+    const timer = fake.fieldAt('vcpu', fake.idle[0]!.address, 'poll_timer');
+    const handler = fake.symbol('do_page_fault');
+    for (const [field, value] of Object.entries({ expires: 50, cpu: 0, status: 1, function: handler }))
+      fake.set('timer', timer, field, value);
+    expect(planWith(fake, timersStep).findings).toEqual([]);
+    fake.set('timer', timer, 'status', 3);
+    fake.setHeap(0, [timer, ...timers]);
+    expect(heapDefect(fake.xen(), timerQueue(fake.xen(), 0))).toBeUndefined();
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toContain('heap of CPU 0: a timer of an idle vCPU is in it; built anew');
+    expect(onHeap(after)).not.toContain(timer);
+    expect(after.object('timer', timer).num('status')).toBe(1);
+  });
+
   it('cuts off the list of those that the heap has no room for where it leads nowhere', () => {
     const more = [400, 500].map((expires) => fake.newTimer(0, expires));
     for (const timer of more) fake.set('timer', timer, 'status', 4);

@@ -123,6 +123,8 @@ interface PurposefulTimer {
   /** Function of Xen that it calls. */
   readonly calls: string;
   readonly data: bigint;
+  /** Of a timer that is made with its CPU, and stays on it. */
+  readonly cpu?: number;
 }
 
 const VCPU_TIMERS = [
@@ -137,12 +139,12 @@ function* timersWithPurpose({ xen, situation }: StepContext): Generator<Purposef
     for (const [field, calls] of VCPU_TIMERS)
       yield { timer: inside(object, field), name: `${name}.${field}`, calls, data: address };
   }
-  for (const resource of schedulerResources(xen))
-    yield { timer: inside(resource, 's_timer'), name: 's_timer', calls: 's_timer_fn', data: 0n };
+  for (const [cpu, resource] of schedulerResources(xen).entries())
+    yield { timer: inside(resource, 's_timer'), name: `s_timer of CPU ${cpu}`, calls: 's_timer_fn', data: 0n, cpu };
   for (let cpu = 0; cpu < xen.cpuCount; cpu++) {
     const rcu = xen.object('rcu_data', xen.perCpu('rcu_data', cpu));
     const name = `idle_timer of CPU ${cpu}`;
-    yield { timer: inside(rcu, 'idle_timer'), name, calls: 'rcu_idle_timer_handler', data: rcu.address };
+    yield { timer: inside(rcu, 'idle_timer'), name, calls: 'rcu_idle_timer_handler', data: rcu.address, cpu };
   }
   for (const { irq, line, action } of guestLines(xen)) {
     const name = `eoi_timer of IRQ ${irq}`;
@@ -155,10 +157,10 @@ function* timersWithPurpose({ xen, situation }: StepContext): Generator<Purposef
 /** @param cpuOf tells the CPU on whose queue a timer is */
 function repairTimer(
   { plan, xen }: StepContext,
-  { timer, name, calls, data }: PurposefulTimer,
+  { timer, name, calls, data, cpu }: PurposefulTimer,
   cpuOf: (timer: bigint) => number,
 ): void {
-  const isMade = timer.u64('function') !== 0n || timer.num('status') !== TIMER_STATUS.invalid;
+  const isMade = cpu !== undefined || timer.u64('function') !== 0n || timer.num('status') !== TIMER_STATUS.invalid;
   if (!isMade || !xen.profile.hasSymbol(calls)) return;
   const reason = `${name} calls ${calls}`;
   const repaired = [
@@ -167,9 +169,9 @@ function repairTimer(
     timer.num('status') > TIMER_STATUS.inList &&
       plan.set(timer, 'status', TIMER_STATUS.invalid, `${name} is between two states`) &&
       'state',
-    timer.num('cpu') >= xen.cpuCount &&
-      timer.num('status') !== TIMER_STATUS.killed &&
-      plan.set(timer, 'cpu', cpuOf(timer.address), `${name} is on a CPU`) &&
+    timer.num('status') !== TIMER_STATUS.killed &&
+      (cpu !== undefined || timer.num('cpu') >= xen.cpuCount) &&
+      plan.set(timer, 'cpu', cpu ?? cpuOf(timer.address), `${name} is on a CPU`) &&
       'CPU',
   ].filter((word) => word !== false);
   if (repaired.length > 0) plan.found(`${name}: ${repaired.join(', ')} written again`);

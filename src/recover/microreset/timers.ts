@@ -6,9 +6,13 @@
  *   it is put back (NiLiHype: re-activate recurring timers);
  * - the recurring time calibration was dropped between its two halves: it is set again.
  *
+ * A vCPU's timers are never set for an idle vCPU. One that is on a heap all the same got there by damage, and its handler fails each
+ * time it is called: the idle domain has nothing of what it asks for.
+ *
  * Raising the timer softirq, which makes Xen program the APIC timer again, is the step `softirqs`.
  */
 
+import { allVcpus, type Domain } from '../../xen/domains.js';
 import type { XenObject } from '../../xen/object.js';
 import {
   heapDefect,
@@ -31,9 +35,18 @@ export const timers: Step = {
   source: 'Zhou and Tamir, DSN 2018: re-activate recurring timers; heap repair is ours (their open problem 2)',
   run(context) {
     const known = timersByCpu(context);
-    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? []);
+    const unused = unusedTimers(context.situation.domains);
+    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? [], unused);
   },
 };
+
+const OF_GUESTS = ['periodic_timer', 'singleshot_timer', 'poll_timer'] as const;
+
+/** Timers that idle vCPUs have since all vCPUs have them. */
+function unusedTimers(domains: readonly Domain[]): ReadonlySet<bigint> {
+  const idle = allVcpus(domains.filter(({ kind }) => kind === 'idle'));
+  return new Set(idle.flatMap(({ object }) => OF_GUESTS.map((field) => object.at(field))));
+}
 
 type KnownTimer = { readonly timer: XenObject; readonly name: string };
 
@@ -49,7 +62,12 @@ function timersByCpu({ xen, situation }: StepContext): ReadonlyMap<number, Known
   return byCpu;
 }
 
-function repairQueue(context: StepContext, cpu: number, known: readonly KnownTimer[]): void {
+function repairQueue(
+  context: StepContext,
+  cpu: number,
+  known: readonly KnownTimer[],
+  unused: ReadonlySet<bigint>,
+): void {
   const { plan, xen } = context;
   const queue = timerQueue(xen, cpu);
   const lost = new Map<bigint, string>();
@@ -57,7 +75,8 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
   const running = queue.object.u64('running');
   if (running !== 0n) {
     plan.set(queue.object, 'running', 0, `no timer handler runs on CPU ${cpu}`);
-    if (isTimer(xen, running) && xen.object('timer', running).num('status') === TIMER_STATUS.inactive) {
+    const isInactive = isTimer(xen, running) && xen.object('timer', running).num('status') === TIMER_STATUS.inactive;
+    if (isInactive && !unused.has(running)) {
       lost.set(running, `timer ${timerName(context, running)} was cut off in its handler`);
     }
   }
@@ -73,27 +92,36 @@ function repairQueue(context: StepContext, cpu: number, known: readonly KnownTim
   if (list.broken !== undefined && plan.write(list.lastLink, 8, 0, `timers of CPU ${cpu}: ${list.broken}`))
     plan.found(`overflow list of CPU ${cpu}: ${list.broken}; cut off there`);
   for (const { timer, name } of known) {
-    if (timer.u64('function') === 0n) continue;
+    if (timer.u64('function') === 0n || unused.has(timer.address)) continue;
     const status = timer.num('status');
     if (status === TIMER_STATUS.inHeap && !onHeap.has(timer.address))
       lost.set(timer.address, `${name} fell off the heap`);
     if (status === TIMER_STATUS.inList && !overflow.has(timer.address))
       lost.set(timer.address, `${name} fell off the list`);
-    if (timer.i64('expires') <= 0n) continue;
     if (status === TIMER_STATUS.invalid) lost.set(timer.address, `${name} was between two states`);
+    if (timer.i64('expires') <= 0n) continue;
     // Taken off the heap and not yet on the list of those whose handler is called.
     if (status === TIMER_STATUS.inactive && !isLinked(xen, timer))
       lost.set(timer.address, `${name} was about to be handled`);
   }
 
-  const defect = heapDefect(xen, queue);
+  const stray = queue.slots.find((address) => unused.has(address));
+  const defect = heapDefect(xen, queue) ?? (stray === undefined ? undefined : 'a timer of an idle vCPU is in it');
   const inactive = inactiveList(xen, queue);
   if (defect === undefined && inactive.broken === undefined && lost.size === 0) return;
   if (defect !== undefined) plan.found(`heap of CPU ${cpu}: ${defect}; built anew`);
   if (inactive.broken !== undefined) plan.found(`inactive list of CPU ${cpu}: ${inactive.broken}; built anew`);
   for (const why of lost.values()) plan.found(why);
+  for (const timer of unused) if (queue.slots.includes(timer)) takeOff(context, xen.object('timer', timer));
   rebuildHeap(context, queue, lost);
   rebuildInactive(context, queue, inactive.nodes);
+}
+
+/** As its maker left it. */
+function takeOff({ plan }: StepContext, timer: XenObject): void {
+  const reason = 'idle vCPUs use no timers';
+  plan.linkList(timer.at('inactive'), [], reason);
+  plan.set(timer, 'status', TIMER_STATUS.inactive, reason);
 }
 
 /** Whether a timer can be there: something that calls a function of Xen. A slot can have been overwritten with anything. */
