@@ -266,6 +266,19 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d[IDLE]v0 abandoned', 'd1v0 abandoned', ...[2, 3, 4, 5, 6, 7].map((cpu) => `d[IDLE]v${cpu} abandoned`)],
   },
+  /** A code fault wrote beside the lock of the network card's event channel: it said that Xen consumes the events, and dom0 got none. */
+  'event-consumer.capsule': {
+    findings: ['event-channels: Xen consumes no events of d0 (port 14)'],
+    cpus: ['d0v0 abandoned', 'd[IDLE]v1 left', 'd2v0 left', ...IDLE],
+  },
+  /** A list's links were written over words of dom0's events: five were marked, masked or linked at random. */
+  'event-words.capsule': {
+    findings: [
+      ...[16, 17, 18, 19, 24].map((port) => `event-channels: event ${port} of d0: its word was written over`),
+      ...[16, 17, 18, 19].map((port) => `event-channels: event ${port} of d0v0 hung in no queue; linked`),
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

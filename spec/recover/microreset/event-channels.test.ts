@@ -49,6 +49,24 @@ describe('event-channels', () => {
     expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
   });
 
+  it('gives a guest the events back that Xen was said to consume', () => {
+    const VIRQ = 5;
+    const consumer = fake.symbol('xen_consumers') + 8n;
+    fake.put(consumer, 8, fake.symbol('evtchn_send'));
+    const flags = own + BigInt(fake.profile.struct('evtchn').field('xen_consumer').offset);
+    for (const [state, value, kept] of [
+      [VIRQ, 0xff, 0xf8],
+      [INTERDOMAIN, 0x07, 0],
+      [INTERDOMAIN, 0x02, 2],
+    ] as const) {
+      fake.set('evtchn', own, 'state', state);
+      fake.put(flags, 1, value);
+      const { after, findings } = planWith(fake, eventChannels);
+      expect(after.memory.u8(flags)).toBe(kept);
+      expect(findings).toEqual(kept === value ? [] : ['Xen consumes no events of d0 (port 3)']);
+    }
+  });
+
   it.each([
     ['the last one that waits', [3, 9, 12], 12],
     ['none, when none waits', [], 0],

@@ -99,6 +99,21 @@ describe('events that hang in no queue', () => {
     expect(told(outcome)).toEqual([]);
   });
 
+  it('are pending, and linked, when their word was written over, and masked when nobody uses them', () => {
+    fake.set('evtchn', channel(11), 'state', 0);
+    for (const [port, word] of [
+      [9, 0xffff_82d0],
+      [10, 0x4059_b2a0],
+      [11, 0x4001_0000],
+    ] as const)
+      events.setWord(port, word);
+    const outcome = plan();
+    expect(guestTakes(outcome)).toEqual([9, 10]);
+    expect(outcome.after.memory.u32(events.word(10))).toBe(PENDING + LINKED);
+    expect(outcome.after.memory.u32(events.word(11))).toBe(MASKED);
+    expect(outcome.findings).toContain('event 11 of d1: its word was written over');
+  });
+
   it('stay as they are when nobody can tell what hangs in the queues', () => {
     events.fill(QUEUE, [3, 9]);
     for (let priority = 0; priority < 16; priority++) {

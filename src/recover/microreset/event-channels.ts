@@ -12,7 +12,8 @@
  *
  * What Xen keeps of a FIFO queue beside it (`event-queues.ts`) follows from the queue, should it have been written over: Xen uses
  * the number of the last event without a further look. The queues and the control block lead to each other, so the majority
- * tells which is right. Last of all, events that were lost without a trace of their sender are linked (`lost-events.ts`).
+ * tells which is right. A channel that says that Xen itself consumes its events, which only those between domains can say, takes them away
+ * from its guest (`evtchn.xen_consumer`, a number in the table `xen_consumers`). Last of all, events that were lost without a trace of their sender are linked (`lost-events.ts`).
  */
 
 import { ifReadable } from '../../xen/damage.js';
@@ -28,13 +29,15 @@ import {
   queueDefect,
   queueState,
 } from '../../xen/event-queues.js';
+import { eventChannelBuckets, eventChannelsIn } from '../../xen/heap.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { linkLostEvents } from './lost-events.js';
 
-/** `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
+/** `ECS_UNBOUND` and `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
+const UNBOUND = 2;
 const INTERDOMAIN = 3;
 
 /** Has a vCPU look at its events, once, however many reasons there are. */
@@ -50,6 +53,7 @@ export const eventChannels: Step = {
       const array = eventArray(context.xen, domain);
       return array === undefined || arrayDefect(context.xen, array) !== undefined ? [] : [{ domain, array }];
     });
+    for (const domain of context.situation.domains) mendConsumers(context, domain);
     for (const { domain } of queued) for (const vcpu of domain.vcpus) mendBlock(context, vcpu);
     for (const lock of context.locks.heap) {
       if (lock.owner.endsWith('event channel') && isHeld(context.xen, lock)) repair(context, lock, tell);
@@ -70,6 +74,34 @@ function teller({ plan, abandoned }: StepContext): Tell {
     plan.call(caller.cpu, 'vcpu_mark_events_pending', [address], reason);
   };
 }
+
+function mendConsumers({ plan, xen }: StepContext, domain: Domain): void {
+  for (const channel of ifReadable(() => consumedChannels(xen, domain)) ?? []) {
+    const consumer = channel.num('xen_consumer');
+    const mayHaveOne = channel.num('state') === UNBOUND || channel.num('state') === INTERDOMAIN;
+    const called = xen.memory.u64(xen.symbol('xen_consumers') + BigInt(8 * (consumer - 1)));
+    if (mayHaveOne && xen.profile.isText(called)) continue;
+    const reason = `Xen consumes no events of d${domain.id} (port ${channel.num('port')})`;
+    const at = channel.at('xen_consumer');
+    plan.write(at, 1, xen.memory.u8(at) & ~consumerBits(xen), reason);
+    plan.found(reason);
+  }
+}
+
+/** Channels of which it is said that Xen consumes their events. */
+function consumedChannels(xen: Xen, domain: Domain): XenObject[] {
+  const layout = xen.profile.struct('evtchn');
+  const { offset } = layout.field('xen_consumer');
+  const bits = consumerBits(xen);
+  return [...eventChannelBuckets(xen, domain)].flatMap(({ address, channels }) => {
+    const bytes = xen.memory.bytes(address, channels * layout.size);
+    return eventChannelsIn(xen, address, channels).filter((_, n) => (bytes[n * layout.size + offset]! & bits) !== 0);
+  });
+}
+
+/** `xen_consumer` is a bit field, the first of its byte. */
+const consumerBits = (xen: Xen): number =>
+  2 ** (xen.profile.struct('evtchn').field('xen_consumer').bit?.width ?? 8) - 1;
 
 function mendBlock({ plan, xen }: StepContext, vcpu: Vcpu): void {
   const state = queueState(xen, vcpu);

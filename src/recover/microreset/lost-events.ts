@@ -8,6 +8,8 @@
  *
  * - what is pending, not masked, and hangs nowhere, is appended to the queue that its channel names;
  * - what is linked to no queue, and does not wait, has its mark taken back;
+ * - what no sender and no guest leaves, a word that is being changed or names an event that there is not, was written over: it is
+ *   pending, since nobody knows, and not masked if its channel is in use;
  * - the head of a queue that is not empty is its first event, and its "ready" bit is set.
  *
  * All of it is harmless when nothing was lost, such as when a guest was frozen while it took off events: it looks once in vain.
@@ -46,9 +48,15 @@ export function linkLostEvents(
   const lost = events.filter(({ port }) => !hanging.has(port));
   const added = new Map<EventQueue, Event[]>();
   for (const event of lost) {
-    const queue = wants(event) ? queueOf(xen, domain, event.port, queues) : undefined;
-    if (queue !== undefined) added.set(queue, [...(added.get(queue) ?? []), event]);
-    else if ((event.word & EVENT.linked) !== 0) {
+    const isOverwritten = wasOverwritten(event, array.num('num_evtchns'));
+    const queue = isOverwritten || wants(event) ? queueOf(xen, domain, event.port, queues) : undefined;
+    if (isOverwritten) plan.found(`event ${event.port} of d${domain.id}: its word was written over`);
+    if (queue !== undefined) {
+      const word = isOverwritten ? EVENT.pending : event.word;
+      added.set(queue, [...(added.get(queue) ?? []), { ...event, word }]);
+    } else if (isOverwritten) {
+      plan.write(event.at, 4, EVENT.masked, `nobody uses event ${event.port} of d${domain.id}`);
+    } else if ((event.word & EVENT.linked) !== 0) {
       const reason = `event ${event.port} of d${domain.id} hangs in no queue`;
       plan.write(event.at, 4, withMarks(event.word, 0), reason);
       plan.found(`${reason}; its mark is taken back`);
@@ -96,7 +104,7 @@ export function linkLostEvents(
   }
 }
 
-/** Events that are pending or linked, in the order of their numbers. */
+/** Events that are pending or linked, or say what cannot be, in the order of their numbers. */
 function markedEvents(xen: Xen, domain: Domain, array: XenObject): Event[] {
   const marked: Event[] = [];
   const count = Math.min(xen.object('domain', domain.address).num('valid_evtchns'), array.num('num_evtchns'));
@@ -107,8 +115,9 @@ function markedEvents(xen: Xen, domain: Domain, array: XenObject): Event[] {
     const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     for (let n = 0; 4 * n < bytes.length; n++) {
       const word = words.getUint32(4 * n, true);
-      if ((word & EVENT.linked) !== 0 || wants({ word }))
-        marked.push({ port: first + n, at: page + BigInt(4 * n), word });
+      const event = { port: first + n, at: page + BigInt(4 * n), word };
+      if ((word & EVENT.linked) !== 0 || wants(event) || wasOverwritten(event, array.num('num_evtchns')))
+        marked.push(event);
     }
   }
   return marked;
@@ -116,6 +125,10 @@ function markedEvents(xen: Xen, domain: Domain, array: XenObject): Event[] {
 
 /** Whether a guest is to handle it. */
 const wants = ({ word }: Pick<Event, 'word'>): boolean => (word & EVENT.pending) !== 0 && (word & EVENT.masked) === 0;
+
+/** Xen marks a word as being changed for a moment only, and only one that hangs in a queue. */
+const wasOverwritten = ({ word }: Pick<Event, 'word'>, events: number): boolean =>
+  (word & EVENT.busy) !== 0 || (word & EVENT.next) >= events;
 
 /** Follows each queue from its last event to the first one. */
 function followQueues(
