@@ -159,6 +159,16 @@ describe('the VMs of a hypervisor', () => {
     expect(await lostVms(box, before)).toEqual([]);
   });
 
+  it('live when each interrupt was taken for another one, until all CPUs slept and could not be woken', async () => {
+    const before = sampleOf(box);
+    // mov 0x7c(%rdi),%r12d becomes mov 0x7e(%rdi),%r12d: no interrupt is acknowledged any more.
+    await changeByte('do_IRQ', [0x44, 0x8b, 0x67, 0x7c], 3, 0x7e);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
   it('live when CPUs handled softirqs and did not go back to their guests', async () => {
     const before = sampleOf(box);
     // A CPU whose vCPUs take turns has another frame with each turn.

@@ -4,6 +4,9 @@
  * sleep, so it would sleep for ever. It is woken as hardware would, by an interrupt that it takes: Xen's
  * `EVENT_CHECK_VECTOR`, whose handler acknowledges and does nothing else. The CPU returns from it to where the plan sends it.
  *
+ * A CPU that sleeps with an interrupt in service that is no less urgent takes none any more, and only it could acknowledge that one. It
+ * is woken by a non-maskable one. Xen knows no reason for it, and tells dom0 so, which writes a line into its log.
+ *
  * The same interrupt takes CPUs out of their guests where a plan sends none anywhere: they may have no timer that would.
  */
 import type { Failure } from '../detect/failure.js';
@@ -16,6 +19,10 @@ const INTERRUPT_FLAG = 1 << 9;
 /** Where a write is a message to the local interrupt controller of a CPU: its number stands in bits 12 to 19 (Intel SDM 3, 11.11.1). */
 const MESSAGE_ADDRESS = 0xfee00000;
 const IDENTITY_SHIFT = 12;
+/** Delivery mode of such a message: a non-maskable interrupt (Intel SDM 3, 11.11.2). */
+const NON_MASKABLE = 4 << 8;
+/** Of vectors with the same upper half none interrupts another. */
+const CLASS_SHIFT = 4;
 
 /** CPUs that may be asleep: those behind an HLT, and in a failure of standing still all, since one may have been sent elsewhere. */
 export function maybeAsleep(xen: Xen, { kind }: Failure): ReadonlySet<number> {
@@ -27,7 +34,7 @@ export function maybeAsleep(xen: Xen, { kind }: Failure): ReadonlySet<number> {
 /**
  * @param candidates as `maybeAsleep` gave them before the plan was carried out: it may change text
  * @param placed register edits of a plan that was carried out, by CPU
- * @returns the same, with interrupts on for those that had to be woken
+ * @returns the same, with interrupts on for those that had to be woken by one that could be masked
  */
 export async function wakeHalted(
   machine: Machine,
@@ -39,7 +46,8 @@ export async function wakeHalted(
   await Promise.all(
     [...placed].map(async ([cpu, set]) => {
       if (set.rip === undefined || !candidates.has(cpu) || !(await machine.hiddenRegisters(cpu)).halted) return;
-      woken.set(cpu, { ...set, rflags: (set.rflags ?? xen.view.registers(cpu).rflags) | INTERRUPT_FLAG });
+      if (!isDeaf(xen, cpu))
+        woken.set(cpu, { ...set, rflags: (set.rflags ?? xen.view.registers(cpu).rflags) | INTERRUPT_FLAG });
       await interrupt(machine, xen, cpu);
     }),
   );
@@ -58,6 +66,13 @@ export async function callOut(
 }
 
 async function interrupt(machine: Machine, xen: Xen, cpu: number): Promise<void> {
-  const message = Uint8Array.of(Number(xen.profile.constant('EVENT_CHECK_VECTOR')), 0, 0, 0);
+  const data = isDeaf(xen, cpu) ? NON_MASKABLE : wakingVector(xen);
+  const message = Uint8Array.of(data & 0xff, data >> 8, 0, 0);
   await machine.writePhysicalStub(MESSAGE_ADDRESS + (xen.view.lapic(cpu).id << IDENTITY_SHIFT), message);
 }
+
+const wakingVector = (xen: Xen): number => Number(xen.profile.constant('EVENT_CHECK_VECTOR'));
+
+/** Whether what a CPU has in service keeps it from taking the interrupt that would wake it. */
+const isDeaf = (xen: Xen, cpu: number): boolean =>
+  xen.view.lapic(cpu).inService.some((vector) => vector >> CLASS_SHIFT >= wakingVector(xen) >> CLASS_SHIFT);

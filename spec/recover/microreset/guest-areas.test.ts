@@ -21,6 +21,12 @@ describe('guest-areas', () => {
     expect(called()).toEqual(['force_update_vcpu_system_time', '_update_runstate_area']);
   });
 
+  it('has both records written where a thread lost its stack pointer', () => {
+    fake.enterXen(0, 'do_sched_op');
+    fake.registers(0).rsp = 0xefff_8302_3842_7b88n;
+    expect(called()).toEqual(['force_update_vcpu_system_time', '_update_runstate_area']);
+  });
+
   it('writes nothing for a thread that did neither, nor for an idle vCPU', () => {
     fake.enterXen(0, 'do_sched_op');
     expect(called()).toEqual([]);

@@ -4,9 +4,12 @@
  * (Xen 4.17, arch/x86/time.c and domain.c). A guest that reads one that was left so waits until Xen writes it next, which on
  * a CPU of its own may be never. The CPU writes them once more, by Xen's own functions, before it goes on.
  *
+ * Of a thread whose stack pointer was lost nobody knows what it wrote, so that both are written again.
+ *
  * The same belongs to the end of a context switch: a vCPU that came to another CPU has that one's time.
  */
 import type { CpuState } from '../../xen/cpus.js';
+import { onStack } from '../../xen/stack.js';
 import type { Step, StepContext } from '../step.js';
 
 const WRITES_TIME = /system_time|context_switch/;
@@ -21,8 +24,9 @@ export const guestAreas: Step = {
   },
 };
 
-function write({ plan, xen }: StepContext, { cpu, current, backtrace }: CpuState): void {
-  const wasIn = (pattern: RegExp): boolean => backtrace.some((entry) => pattern.test(entry.text));
+function write({ plan, xen }: StepContext, { cpu, current, backtrace, registers, stack }: CpuState): void {
+  const isLost = !onStack(stack, registers.rsp);
+  const wasIn = (pattern: RegExp): boolean => isLost || backtrace.some((entry) => pattern.test(entry.text));
   const record = current.object.u64('vcpu_info');
   const isOpen = xen.memory.isMapped(record) && (xen.object('vcpu_info', record).num('time.version') & 1) !== 0;
   if (isOpen) plan.found(`the time record of ${current.name} was being written`);
