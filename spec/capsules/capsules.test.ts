@@ -279,6 +279,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** A register fault had the head of an HVM guest's list of timers taken off it: whoever went through the list failed. */
+  'virtual-timers.capsule': {
+    findings: ['timers: timers that interrupt d1v0: a link leads nowhere; linked anew'],
+    cpus: ['d0v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

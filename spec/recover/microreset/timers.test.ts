@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { timers as timersStep } from '../../../src/recover/microreset/timers.js';
+import { closedList } from '../../../src/xen/list.js';
 import { heapDefect, inactiveList, overflowList, timerQueue } from '../../../src/xen/timers.js';
 import type { Xen } from '../../../src/xen/xen.js';
 import { FakeXen } from '../../support/fake-xen.js';
@@ -169,5 +170,26 @@ describe('timers', () => {
     const queue = timerQueue(after, 0);
     expect(heapDefect(after, queue)).toBeUndefined();
     expect(queue.size).toBeLessThanOrEqual(queue.limit);
+  });
+});
+
+describe('timers that interrupt a vCPU of an HVM guest', () => {
+  const list = (): bigint => fake.fieldAt('vcpu', fake.hvm.address, 'arch.hvm.tm_list');
+  const own = (): bigint => fake.fieldAt('vcpu', fake.hvm.address, 'arch.hvm.vlapic.pt');
+
+  it('are linked anew from those that say they are on the list', () => {
+    fake.link(list(), [own()]);
+    fake.set('periodic_time', own(), 'vcpu', fake.hvm.address);
+    expect(planWith(fake, timersStep).findings).toEqual([]);
+    fake.put(list(), 8, 0x100_1001_0010_0100n);
+    for (const [onList, nodes] of [
+      [1, [own()]],
+      [0, []],
+    ] as const) {
+      fake.set('periodic_time', own(), 'on_list', onList);
+      const { after, findings } = planWith(fake, timersStep);
+      expect(findings).toEqual(['timers that interrupt d1v0: a link leads nowhere; linked anew']);
+      expect(closedList(after.memory, list())).toEqual({ nodes, broken: undefined });
+    }
   });
 });

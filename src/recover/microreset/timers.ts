@@ -25,6 +25,7 @@ import {
 } from '../../xen/timers.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
+import { mendVirtualTimers } from './virtual-timers.js';
 
 /** Timers that Xen always keeps set, whichever CPU they are on (Xen 4.17, arch/x86/time.c). */
 const ALWAYS_SET = ['calibration_timer'] as const;
@@ -37,6 +38,7 @@ export const timers: Step = {
     const known = timersByCpu(context);
     const unused = unusedTimers(context.situation.domains);
     for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? [], unused);
+    mendVirtualTimers(context);
   },
 };
 
