@@ -73,6 +73,24 @@ describe('timers', () => {
     expect(onHeap(after)).toContain(timer);
   });
 
+  it('puts a guest’s timer back that came due lately, of a CPU that was dropped while it handled timers', () => {
+    const timer = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
+    const handler = fake.symbol('vcpu_singleshot_timer_fn');
+    for (const [field, value] of Object.entries({ expires: 2_500_000_000n, cpu: 0, status: 1, function: handler }))
+      fake.set('timer', timer, field, value);
+    fake.link(inactiveLink(timer));
+    fake.set('vcpu', fake.dom0.address, 'is_initialised', 1);
+    fake.set('cpu_time', fake.perCpu('cpu_time', 0), 'stamp.local_stime', 3_000_000_000n);
+    fake.enterXen(0, 'schedule');
+    expect(onHeap(planWith(fake, timersStep).after)).not.toContain(timer);
+    fake.enterXen(0, 'timer_softirq_action');
+    const { after, findings } = planWith(fake, timersStep);
+    expect(onHeap(after)).toContain(timer);
+    expect(findings).toEqual([]);
+    fake.set('timer', timer, 'expires', 1_500_000_000n);
+    expect(onHeap(planWith(fake, timersStep).after)).not.toContain(timer);
+  });
+
   it('sets no timer of an idle vCPU, whatever it says, and takes it off a heap', () => {
     const timer = fake.fieldAt('vcpu', fake.idle[0]!.address, 'poll_timer');
     const handler = fake.symbol('do_page_fault');

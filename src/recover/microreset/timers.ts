@@ -6,12 +6,18 @@
  *   it is put back (NiLiHype: re-activate recurring timers);
  * - the recurring time calibration was dropped between its two halves: it is set again.
  *
+ * A guest sets its timer again when it is interrupted for it, and not before. Damaged code in `execute_timer` took timers off on every
+ * CPU, called no handler and failed on its return, and the guests slept for ever. So of a CPU that was dropped while it handled timers
+ * those of guests are put back that came due a short while ago and were not set since: a guest that had its interrupt gets one more, finds
+ * nothing due, and says when the next is to come.
+ *
  * A vCPU's timers are never set for an idle vCPU. One that is on a heap all the same got there by damage, and its handler fails each
  * time it is called: the idle domain has nothing of what it asks for.
  *
  * Raising the timer softirq, which makes Xen program the APIC timer again, is the step `softirqs`.
  */
 
+import { clockOf } from '../../xen/clocks.js';
 import { allVcpus, type Domain } from '../../xen/domains.js';
 import type { XenObject } from '../../xen/object.js';
 import {
@@ -37,12 +43,25 @@ export const timers: Step = {
   run(context) {
     const known = timersByCpu(context);
     const unused = unusedTimers(context.situation.domains);
-    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? [], unused);
+    const ofGuests = guestTimers(context.situation.domains);
+    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++)
+      repairQueue(context, cpu, known.get(cpu) ?? [], unused, ofGuests);
     mendVirtualTimers(context);
   },
 };
 
+/** Nanoseconds before a CPU's clock was calibrated, which is done once a second. */
+const LATELY = 1_000_000_000n;
+
 const OF_GUESTS = ['periodic_timer', 'singleshot_timer', 'poll_timer'] as const;
+
+/** Those by which guests are interrupted when they asked for it. */
+function guestTimers(domains: readonly Domain[]): ReadonlySet<bigint> {
+  const vcpus = allVcpus(domains).filter(
+    ({ domain, object }) => domain.kind !== 'idle' && object.bool('is_initialised'),
+  );
+  return new Set(vcpus.map(({ object }) => object.at('singleshot_timer')));
+}
 
 /** Timers that idle vCPUs have since all vCPUs have them. */
 function unusedTimers(domains: readonly Domain[]): ReadonlySet<bigint> {
@@ -69,10 +88,14 @@ function repairQueue(
   cpu: number,
   known: readonly KnownTimer[],
   unused: ReadonlySet<bigint>,
+  ofGuests: ReadonlySet<bigint>,
 ): void {
   const { plan, xen } = context;
+  const lately = handledTimers(context, cpu) ? clockOf(xen, cpu).i64('stamp.local_stime') - LATELY : undefined;
   const queue = timerQueue(xen, cpu);
   const lost = new Map<bigint, string>();
+  /** Not told: most of them were handled. */
+  const again = new Set<bigint>();
 
   const running = queue.object.u64('running');
   if (running !== 0n) {
@@ -105,19 +128,25 @@ function repairQueue(
     // Taken off the heap and not yet on the list of those whose handler is called.
     if (status === TIMER_STATUS.inactive && !isLinked(xen, timer))
       lost.set(timer.address, `${name} was about to be handled`);
+    else if (status === TIMER_STATUS.inactive && lately !== undefined && ofGuests.has(timer.address)) {
+      if (timer.i64('expires') > lately) again.add(timer.address);
+    }
   }
 
   const stray = queue.slots.find((address) => unused.has(address));
   const defect = heapDefect(xen, queue) ?? (stray === undefined ? undefined : 'a timer of an idle vCPU is in it');
   const inactive = inactiveList(xen, queue);
-  if (defect === undefined && inactive.broken === undefined && lost.size === 0) return;
+  if (defect === undefined && inactive.broken === undefined && lost.size + again.size === 0) return;
   if (defect !== undefined) plan.found(`heap of CPU ${cpu}: ${defect}; built anew`);
   if (inactive.broken !== undefined) plan.found(`inactive list of CPU ${cpu}: ${inactive.broken}; built anew`);
   for (const why of lost.values()) plan.found(why);
   for (const timer of unused) if (queue.slots.includes(timer)) takeOff(context, xen.object('timer', timer));
-  rebuildHeap(context, queue, lost);
+  rebuildHeap(context, queue, [...lost.keys(), ...again]);
   rebuildInactive(context, queue, inactive.nodes);
 }
+
+const handledTimers = ({ abandoned }: StepContext, cpu: number): boolean =>
+  abandoned.some((state) => state.cpu === cpu && state.backtrace.some(({ text }) => /timer_softirq_action/.test(text)));
 
 /** As its maker left it. */
 function takeOff({ plan }: StepContext, timer: XenObject): void {
@@ -137,9 +166,9 @@ function isLinked(xen: Xen, timer: XenObject): boolean {
 }
 
 /** A sorted array is a heap: writes all timers that belong on it in the order in which they expire. */
-function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: ReadonlyMap<bigint, string>): void {
+function rebuildHeap({ plan, xen }: StepContext, queue: TimerQueue, lost: readonly bigint[]): void {
   const members = new Set(queue.slots.filter((address) => belongs(address)));
-  for (const address of lost.keys()) members.add(address);
+  for (const address of lost) members.add(address);
   const sorted = [...members]
     .map((address) => xen.object('timer', address))
     .sort((a, b) => Number(a.i64('expires') - b.i64('expires')))
