@@ -91,6 +91,19 @@ describe('timers', () => {
     expect(onHeap(planWith(fake, timersStep).after)).not.toContain(timer);
   });
 
+  it('has a guest’s timer come at once that was set for another day', () => {
+    const timer = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
+    const handler = fake.symbol('vcpu_singleshot_timer_fn');
+    const fields = { expires: 0x7cfd_cbfb_15dcn, cpu: 0, status: 3, heap_offset: 6, function: handler };
+    for (const [field, value] of Object.entries(fields)) fake.set('timer', timer, field, value);
+    fake.set('vcpu', fake.dom0.address, 'is_initialised', 1);
+    fake.setHeap(0, [...timers, timer]);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual(['d0v0.singleshot_timer was to come much later; it comes at once']);
+    expect(timerQueue(after, 0).slots[0]).toBe(timer);
+    expect(heapDefect(after, timerQueue(after, 0))).toBeUndefined();
+  });
+
   it('sets no timer of an idle vCPU, whatever it says, and takes it off a heap', () => {
     const timer = fake.fieldAt('vcpu', fake.idle[0]!.address, 'poll_timer');
     const handler = fake.symbol('do_page_fault');

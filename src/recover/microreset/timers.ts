@@ -11,6 +11,8 @@
  * those of guests are put back that came due a short while ago and were not set since: a guest that had its interrupt gets one more, finds
  * nothing due, and says when the next is to come.
  *
+ * A guest that damaged code gave a time far away (38 hours, once) is interrupted at once, and sets its timer anew.
+ *
  * A vCPU's timers are never set for an idle vCPU. One that is on a heap all the same got there by damage, and its handler fails each
  * time it is called: the idle domain has nothing of what it asks for.
  *
@@ -42,16 +44,18 @@ export const timers: Step = {
   source: 'Zhou and Tamir, DSN 2018: re-activate recurring timers; heap repair is ours (their open problem 2)',
   run(context) {
     const known = timersByCpu(context);
-    const unused = unusedTimers(context.situation.domains);
-    const ofGuests = guestTimers(context.situation.domains);
-    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++)
-      repairQueue(context, cpu, known.get(cpu) ?? [], unused, ofGuests);
+    const { domains } = context.situation;
+    const kinds = { unused: unusedTimers(domains), ofGuests: guestTimers(domains) };
+    for (let cpu = 0; cpu < context.xen.cpuCount; cpu++) repairQueue(context, cpu, known.get(cpu) ?? [], kinds);
     mendVirtualTimers(context);
   },
 };
 
 /** Nanoseconds before a CPU's clock was calibrated, which is done once a second. */
 const LATELY = 1_000_000_000n;
+
+/** Nanoseconds: no guest sets its timer so late, and one that did sets it again. Linux sets it 4.3 s ahead at the most. */
+const FAR = 600_000_000_000n;
 
 const OF_GUESTS = ['periodic_timer', 'singleshot_timer', 'poll_timer'] as const;
 
@@ -83,20 +87,47 @@ function timersByCpu({ xen, situation }: StepContext): ReadonlyMap<number, Known
   return byCpu;
 }
 
-function repairQueue(
-  context: StepContext,
-  cpu: number,
-  known: readonly KnownTimer[],
-  unused: ReadonlySet<bigint>,
-  ofGuests: ReadonlySet<bigint>,
-): void {
-  const { plan, xen } = context;
-  const lately = handledTimers(context, cpu) ? clockOf(xen, cpu).i64('stamp.local_stime') - LATELY : undefined;
-  const queue = timerQueue(xen, cpu);
-  const lost = new Map<bigint, string>();
-  /** Not told: most of them were handled. */
-  const again = new Set<bigint>();
+interface Kinds {
+  /** Timers of idle vCPUs, which are never set. */
+  readonly unused: ReadonlySet<bigint>;
+  /** Timers by which guests are interrupted when they asked for it. */
+  readonly ofGuests: ReadonlySet<bigint>;
+}
 
+function repairQueue(context: StepContext, cpu: number, known: readonly KnownTimer[], kinds: Kinds): void {
+  const { plan, xen } = context;
+  const queue = timerQueue(xen, cpu);
+  const { slots } = queue;
+  const stray = slots.filter((address) => kinds.unused.has(address));
+  const defect = heapDefect(xen, queue) ?? (stray.length === 0 ? undefined : 'a timer of an idle vCPU is in it');
+  const inactive = inactiveList(xen, queue);
+  const lost = lostTimers(context, queue, known, kinds);
+  // Most of these were handled: they are not told.
+  const again = handledTimers(context, cpu) ? cameDue(xen, cpu, known, kinds.ofGuests) : [];
+  const late = known.filter(({ timer }) => isFarAway(xen, cpu, timer, kinds.ofGuests));
+  for (const { timer, name } of late) {
+    plan.set(timer, 'expires', calibratedAt(xen, cpu), `${name} is set again by its guest`);
+    lost.set(timer.address, `${name} was to come much later; it comes at once`);
+  }
+  if (defect === undefined && inactive.broken === undefined && lost.size + again.length === 0) return;
+  if (defect !== undefined) plan.found(`heap of CPU ${cpu}: ${defect}; built anew`);
+  if (inactive.broken !== undefined) plan.found(`inactive list of CPU ${cpu}: ${inactive.broken}; built anew`);
+  for (const why of lost.values()) plan.found(why);
+  for (const address of stray) takeOff(context, xen.object('timer', address));
+  rebuildHeap(context, queue, [...lost.keys(), ...again]);
+  rebuildInactive(context, queue, inactive.nodes);
+}
+
+/** Timers that have to be on the heap and are not, with what became of them. */
+function lostTimers(
+  context: StepContext,
+  queue: TimerQueue,
+  known: readonly KnownTimer[],
+  { unused }: Kinds,
+): Map<bigint, string> {
+  const { plan, xen } = context;
+  const { cpu } = queue;
+  const lost = new Map<bigint, string>();
   const running = queue.object.u64('running');
   if (running !== 0n) {
     plan.set(queue.object, 'running', 0, `no timer handler runs on CPU ${cpu}`);
@@ -124,26 +155,27 @@ function repairQueue(
     if (status === TIMER_STATUS.inList && !overflow.has(timer.address))
       lost.set(timer.address, `${name} fell off the list`);
     if (status === TIMER_STATUS.invalid) lost.set(timer.address, `${name} was between two states`);
-    if (timer.i64('expires') <= 0n) continue;
     // Taken off the heap and not yet on the list of those whose handler is called.
-    if (status === TIMER_STATUS.inactive && !isLinked(xen, timer))
+    if (status === TIMER_STATUS.inactive && timer.i64('expires') > 0n && !isLinked(xen, timer))
       lost.set(timer.address, `${name} was about to be handled`);
-    else if (status === TIMER_STATUS.inactive && lately !== undefined && ofGuests.has(timer.address)) {
-      if (timer.i64('expires') > lately) again.add(timer.address);
-    }
   }
-
-  const stray = queue.slots.find((address) => unused.has(address));
-  const defect = heapDefect(xen, queue) ?? (stray === undefined ? undefined : 'a timer of an idle vCPU is in it');
-  const inactive = inactiveList(xen, queue);
-  if (defect === undefined && inactive.broken === undefined && lost.size + again.size === 0) return;
-  if (defect !== undefined) plan.found(`heap of CPU ${cpu}: ${defect}; built anew`);
-  if (inactive.broken !== undefined) plan.found(`inactive list of CPU ${cpu}: ${inactive.broken}; built anew`);
-  for (const why of lost.values()) plan.found(why);
-  for (const timer of unused) if (queue.slots.includes(timer)) takeOff(context, xen.object('timer', timer));
-  rebuildHeap(context, queue, [...lost.keys(), ...again]);
-  rebuildInactive(context, queue, inactive.nodes);
+  return lost;
 }
+
+const calibratedAt = (xen: Xen, cpu: number): bigint => clockOf(xen, cpu).i64('stamp.local_stime');
+
+/** Timers of guests that came due lately and were not set since. */
+function cameDue(xen: Xen, cpu: number, known: readonly KnownTimer[], ofGuests: ReadonlySet<bigint>): bigint[] {
+  const lately = calibratedAt(xen, cpu) - LATELY;
+  return known
+    .filter(({ timer }) => ofGuests.has(timer.address) && timer.num('status') === TIMER_STATUS.inactive)
+    .flatMap(({ timer }) => (timer.u64('function') !== 0n && timer.i64('expires') > lately ? [timer.address] : []));
+}
+
+const isFarAway = (xen: Xen, cpu: number, timer: XenObject, ofGuests: ReadonlySet<bigint>): boolean =>
+  ofGuests.has(timer.address) &&
+  timer.num('status') === TIMER_STATUS.inHeap &&
+  timer.i64('expires') > calibratedAt(xen, cpu) + FAR;
 
 const handledTimers = ({ abandoned }: StepContext, cpu: number): boolean =>
   abandoned.some((state) => state.cpu === cpu && state.backtrace.some(({ text }) => /timer_softirq_action/.test(text)));
