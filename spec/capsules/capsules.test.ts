@@ -284,6 +284,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['timers: timers that interrupt d1v0: a link leads nowhere; linked anew'],
     cpus: ['d0v0 abandoned', 'd2v0 abandoned', 'd1v0 abandoned', ...IDLE],
   },
+  /** A call was skipped in `do_IRQ`: a CPU slept with its timer's interrupt in service for ever, and the others waited for it to calibrate clocks. */
+  'deaf-cpu.capsule': {
+    findings: ['in-service-vectors: CPU 1: vectors 250 in service'],
+    cpus: Array.from({ length: 8 }, (_, cpu) => `d[IDLE]v${cpu} abandoned`),
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -1,4 +1,5 @@
 /** A hypervisor that goes on and does not do its work is seen, and brought back: on a real box, and its VMs live. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import type { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
@@ -36,6 +37,20 @@ function changeByte(name: string, instruction: readonly number[], at: number, by
   if (found < 0) throw new Error(`${name} has no such instruction`);
   const address = memory.physicalAddress(target.xen.symbol(name) + BigInt(found + at));
   return box.machine.writePhysicalStub(address, Uint8Array.of(byte));
+}
+
+/** Runs the machine until a CPU has had an interrupt of the highest class in service for three looks, and leaves it frozen. */
+async function runUntilDeaf(): Promise<void> {
+  const looks = new Map<number, number>();
+  for (let n = 0; n < TRIES; n++) {
+    await box.machine.resume();
+    await sleep(10);
+    await box.machine.freeze();
+    for (const [cpu, { inService }] of (await box.machine.lapics()).entries())
+      looks.set(cpu, inService.some((vector) => vector >= 0xf0) ? (looks.get(cpu) ?? 0) + 1 : 0);
+    if ([...looks.values()].some((count) => count >= 3)) return;
+  }
+  throw new Error('no CPU went deaf');
 }
 
 /** Interrupts that guests have in their hands, with the counts of their lines. */
@@ -163,6 +178,20 @@ describe('the VMs of a hypervisor', () => {
     const before = sampleOf(box);
     // mov 0x7c(%rdi),%r12d becomes mov 0x7e(%rdi),%r12d: no interrupt is acknowledged any more.
     await changeByte('do_IRQ', [0x44, 0x8b, 0x67, 0x7c], 3, 0x7e);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('live when CPUs slept deaf, and the code was right again when they were found', async () => {
+    const before = sampleOf(box);
+    const { memory } = target.xen;
+    const address = memory.physicalAddress(target.xen.symbol('do_IRQ'));
+    const code = Uint8Array.from(memory.bytes(target.xen.symbol('do_IRQ'), 128));
+    await changeByte('do_IRQ', [0x44, 0x8b, 0x67, 0x7c], 3, 0x7e);
+    await runUntilDeaf();
+    await box.machine.writePhysicalStub(address, code);
     const recovery = await guard.nextRecovery(DETECTION_MS);
     expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
     expect(await guard.nextRecovery(3000)).toBeUndefined();

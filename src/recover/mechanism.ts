@@ -39,7 +39,7 @@ export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, opti
   const read = attempt(() => {
     const seen = readSituation(xen, facts, listDomains(xen));
     const damaged = tableDefects(xen, seen.cpus);
-    return { damaged, situation: takenOut(seen, new Set(damaged.map(({ cpu }) => cpu))) };
+    return { damaged, situation: takenOut(xen, seen, new Set(damaged.map(({ cpu }) => cpu))) };
   });
   if ('damage' in read) return noPlan(mechanism, `what runs where cannot be told: ${read.damage}`);
   const { situation, damaged } = read.value;

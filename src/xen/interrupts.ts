@@ -195,6 +195,12 @@ export function pendingEois(xen: Xen, cpu: number): readonly PendingEoi[] {
   });
 }
 
+/** Vectors that a CPU accepted and did not acknowledge, although it waits for no guest to be done with them. */
+export function unacknowledged(xen: Xen, cpu: number): number[] {
+  const noted = new Set(pendingEois(xen, cpu).map(({ vector }) => vector));
+  return xen.view.lapic(cpu).inService.filter((vector) => !noted.has(vector));
+}
+
 /** Where a CPU counts them, in one byte. */
 export const pendingEoiCount = (xen: Xen, cpu: number): bigint => slotOf(xen, cpu, COUNT_SLOT).address + VECTOR_BYTE;
 
