@@ -187,8 +187,16 @@ describe('in memory', () => {
     expect(sampler.vcpus()).toHaveLength(2);
   });
 
+  it('takes a vCPU for one that could run that is said to run', () => {
+    fake.set('vcpu', fake.hvm.address, 'runstate.state', 0);
+    expect(new NeglectSampler(fake.xen()).vcpus()).toContainEqual(waiting());
+  });
+
   it('takes a vCPU for one that could run whose time has no end and that is parked until it is refilled, but for no other reason', () => {
-    const sampled = (): boolean[] => new NeglectSampler(fake.xen()).vcpus().map(({ runnable }) => runnable);
+    const sampled = (): boolean[] =>
+      new NeglectSampler(fake.xen())
+        .vcpus()
+        .flatMap(({ vcpu, runnable }) => (vcpu === fake.hvm.address ? [runnable] : []));
     fake.set('vcpu', fake.hvm.address, 'runstate.state', 3);
     fake.set('vcpu', fake.hvm.address, 'pause_flags', 1n << 8n);
     expect(sampled()).toContain(true);

@@ -29,10 +29,10 @@ function change(name: string, code: readonly number[]): Promise<void> {
   return box.machine.writePhysicalStub(memory.physicalAddress(target.xen.symbol(name)), Uint8Array.from(code));
 }
 
-/** Puts another byte into an instruction near the beginning of a function of Xen's. */
+/** Puts another byte into an instruction of a function of Xen's. */
 function changeByte(name: string, instruction: readonly number[], at: number, byte: number): Promise<void> {
   const { memory } = target.xen;
-  const code = Buffer.from(memory.bytes(target.xen.symbol(name), 128));
+  const code = Buffer.from(memory.bytes(target.xen.symbol(name), 512));
   const found = code.indexOf(Buffer.from(instruction));
   if (found < 0) throw new Error(`${name} has no such instruction`);
   const address = memory.physicalAddress(target.xen.symbol(name) + BigInt(found + at));
@@ -91,6 +91,16 @@ describe('the VMs of a hypervisor', () => {
     const failure = { kind: 'hang', summary: expect.stringContaining('a vCPU that could run') as string };
     expect(recovery).toMatchObject({ result: 'resumed', failure });
     expect(await guard.nextRecovery(1000)).toBeUndefined();
+    expect(await lostVms(box, before)).toEqual([]);
+  });
+
+  it('live when CPUs ran nobody, and their vCPUs passed for running', async () => {
+    const before = sampleOf(box);
+    // mov 0x108(%rsi),%eax becomes mov 0x10c(%rsi),%eax: none of a unit's vCPUs is found to be one that can run.
+    await changeByte('schedule', [0x8b, 0x86, 0x08, 0x01, 0x00, 0x00], 2, 0x0c);
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'hang' } });
+    expect(await guard.nextRecovery(3000)).toBeUndefined();
     expect(await lostVms(box, before)).toEqual([]);
   });
 

@@ -1,9 +1,10 @@
 /**
  * Work that nobody does although every CPU gets on: what the hang watchdog takes for life. A vCPU that could run and does not,
  * while its CPU waits in its idle loop (a scheduler that picks wrongly, a wake-up that reached another unit, time without an end
- * that was used up); softirqs that wait while their CPU executes and its vCPUs take no turns (others, handled before them, raise
- * themselves for ever); an idle CPU that executes all the time; and an interrupt that stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box,
- * or its network, was dead, and its timers and interrupts went on.
+ * that was used up, a switch to the idle vCPU that left it "running"); softirqs that wait while their CPU executes and its vCPUs take
+ * no turns (others, handled before them, raise themselves for ever); an idle CPU that executes all the time; and an interrupt that
+ * stays in a guest's hands, with which its device is deaf. All were seen with code faults: the box, or its network, was dead, and
+ * its timers and interrupts went on.
  *
  * Xen makes a vCPU runnable and tells its CPU in one piece with interrupts off (Xen 4.17, common/sched/core.c: vcpu_wake). So where
  * that CPU's thread sleeps, and each other one sleeps or has taken an interrupt since, nobody is in between any more, however
@@ -37,7 +38,7 @@ export interface IdleSample extends Pick<CpuSample, 'progress' | 'ranMs' | 'wait
 
 export interface VcpuSample {
   readonly vcpu: bigint;
-  /** Or parked until its time is refilled, of which those that are watched have no end. */
+  /** Or running, or parked until its time is refilled, of which those that are watched have no end. */
   readonly runnable: boolean;
   /** When it became what it is, by Xen's clock. */
   readonly since: bigint;
@@ -285,8 +286,11 @@ export class NeglectSampler {
   }
 }
 
+/** One that runs, by its own word, does not where its CPU is idle. */
 const isRunnable = (state: number, pauseFlags: bigint): boolean =>
-  state === RUNSTATE.runnable || (state === RUNSTATE.offline && pauseFlags === VPF_PARKED);
+  state === RUNSTATE.runnable ||
+  state === RUNSTATE.running ||
+  (state === RUNSTATE.offline && pauseFlags === VPF_PARKED);
 
 /** Whether a look at the frozen machine bears out what was suspected of a CPU. */
 export function isNeglected(
