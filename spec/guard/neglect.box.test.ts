@@ -39,7 +39,7 @@ function changeByte(name: string, instruction: readonly number[], at: number, by
   return box.machine.writePhysicalStub(address, Uint8Array.of(byte));
 }
 
-/** Runs the machine until a CPU has had an interrupt of the highest class in service for three looks, and leaves it frozen. */
+/** Runs the machine until a CPU has had an interrupt of the highest class in service for ten looks, and leaves it frozen. */
 async function runUntilDeaf(): Promise<void> {
   const looks = new Map<number, number>();
   for (let n = 0; n < TRIES; n++) {
@@ -48,7 +48,7 @@ async function runUntilDeaf(): Promise<void> {
     await box.machine.freeze();
     for (const [cpu, { inService }] of (await box.machine.lapics()).entries())
       looks.set(cpu, inService.some((vector) => vector >= 0xf0) ? (looks.get(cpu) ?? 0) + 1 : 0);
-    if ([...looks.values()].some((count) => count >= 3)) return;
+    if ([...looks.values()].some((count) => count >= 10)) return;
   }
   throw new Error('no CPU went deaf');
 }
