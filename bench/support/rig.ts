@@ -27,6 +27,9 @@ export interface RigOptions {
 
 export const boxSpec = (cpus: number, memoryMiB: number) => ({ ...DEFAULT_BOX, name: 'latency', cpus, memoryMiB });
 
+const notResumed = ({ failure, plan, result }: Recovery): string =>
+  `${failure.summary}: ${result}; ${plan.problems.map(({ step, message }) => `${step}: ${message}`).join('; ')}`;
+
 export class Rig implements AsyncDisposable {
   readonly box: Box;
   #target: Target;
@@ -69,8 +72,13 @@ export class Rig implements AsyncDisposable {
     await injectOnce(this.#target, random, { fault, trigger: TRIGGER, signal: AbortSignal.timeout(60_000) });
     await this.#clock.reset();
     const recovery = await guard.nextRecovery(DETECTION_LIMIT_MS);
-    if (recovery?.result !== 'resumed') return undefined;
+    if (recovery?.result !== 'resumed') {
+      console.error(recovery === undefined ? 'no failure was seen' : notResumed(recovery));
+      return undefined;
+    }
     const passage = await this.#clock.passage(recovery.failure.kind === 'hang' ? 1 : 0);
+    if (passage === undefined)
+      console.error(`after "${recovery.failure.summary}" the machine's stops could not be told apart`);
     return passage && { recovery, passage };
   }
 
