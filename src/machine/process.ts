@@ -77,13 +77,15 @@ export async function makeHome(spec: MachineSpec): Promise<{ home: Home; ramFd: 
 }
 
 const homesAtExit = new Set<Home>();
+let isRemovedAtExit = false;
 
 /** For a process that ends without disposing of its machines; the kernel ends QEMU, this the folder. */
 function removeAtExit(home: Home): void {
-  if (homesAtExit.size === 0)
+  if (!isRemovedAtExit)
     process.once('exit', () => {
       for (const one of homesAtExit) removeHome(one);
     });
+  isRemovedAtExit = true;
   homesAtExit.add(home);
 }
 
