@@ -289,6 +289,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['in-service-vectors: CPU 1: vectors 250 in service'],
     cpus: Array.from({ length: 8 }, (_, cpu) => `d[IDLE]v${cpu} abandoned`),
   },
+  /** A link was written over the first word of what the network card's line has: 160 guests, who acknowledge in a way that there is not. */
+  'line-guests.capsule': {
+    findings: [
+      'line-controllers: IRQ 10: guests and how they acknowledge written again',
+      'pending-eois: IRQ 10 waits for 1 guest',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

@@ -149,6 +149,14 @@ const guestsOf = (xen: Xen, { action }: GuestLine): bigint[] =>
     xen.memory.u64(action.at('guest'), 8 * n),
   );
 
+/** How many domains stand where a line's guests are listed, one after the other from the first place on. */
+export function listedGuests(xen: Xen, { action }: GuestLine, domains: readonly Domain[]): number {
+  const known = new Set(domains.map(({ address }) => address));
+  let count = 0;
+  while (count < GUESTS_LIMIT && known.has(xen.memory.u64(action.at('guest'), 8 * count))) count++;
+  return count;
+}
+
 /** Which of its interrupts a line is to a guest; 0 where it is none. */
 const pirqNumber = (xen: Xen, domain: XenObject, irq: number): number =>
   radixNumber(radixEntry(xen, xen.object('radix_tree_root', domain.at('arch.irq_pirq')), irq));

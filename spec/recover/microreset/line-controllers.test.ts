@@ -99,4 +99,23 @@ describe('line-controllers', () => {
     const { plan } = planWith(fake, lineControllers);
     expect(plan.problems).toEqual([{ step: 'audit', message: `IRQ ${IRQ} would lead to no guest` }]);
   });
+
+  it('counts the guests of a line that are listed, and has them acknowledge as its controller does, where the counts were written over', () => {
+    guests(ACK.eoi, false);
+    const list = fake.fieldAt('irq_guest_action_t', action, 'guest');
+    fake.put(list, 8, fake.dom0.domain);
+    fake.put(list + 8n, 8, fake.hvm.domain);
+    fake.set('irq_guest_action_t', action, 'nr_guests', 1);
+    expect(planWith(fake, lineControllers).writes).toEqual([]);
+    fake.put(action, 4, 0x4059_b2a0);
+    const { after, findings } = planWith(fake, lineControllers);
+    expect(findings).toEqual(['IRQ 10: guests and how they acknowledge written again']);
+    const repaired = after.object('irq_guest_action_t', action);
+    expect(['nr_guests', 'in_flight', 'shareable', 'ack_type'].map((field) => repaired.num(field))).toEqual([
+      2,
+      0,
+      1,
+      ACK.eoi,
+    ]);
+  });
 });
