@@ -297,6 +297,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned', ...IDLE],
   },
+  /** Dropped while it gave back the page table that a process had left: the retry found the switch done, and the guest could never write there again. */
+  'table-left-behind.capsule': {
+    findings: [
+      'page-tables: frame 0x20dc44, a level 4 table, had 2 references and has 1',
+      'retry-hypercalls: d2v0: mmuext_op was under way',
+    ],
+    cpus: ['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned and retried', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

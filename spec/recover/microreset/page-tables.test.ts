@@ -88,6 +88,29 @@ describe('page tables of dropped threads', () => {
     expect(writes(plan(pageFrames, pageTables))).toEqual([]);
   });
 
+  it('lose the reference of a vCPU that has another one at the top by now', () => {
+    const { top } = newGuest();
+    const [kernel, user] = [newTable(4, []), newTable(4, [], true)];
+    fake.set('vcpu', fake.dom0.address, 'arch.guest_table.pfn', kernel);
+    fake.set('vcpu', fake.dom0.address, 'arch.guest_table_user.pfn', user);
+    for (const [frame, count] of [
+      [top, 2n],
+      [kernel, 1n],
+      [user, 2n],
+    ] as const) {
+      setType(frame, (typeInfo(frame) & ~constant('PGT_count_mask')) | count);
+      fake.set('page_info', descriptor(frame), 'count_info', count + 1n);
+    }
+    dropThread([top, kernel, user].map(descriptor));
+    const { steps, edits } = plan(pageTables);
+    expect(steps[0]?.findings).toEqual([`frame 0x${top.toString(16)}, a level 4 table, had 2 references and has 1`]);
+    const at = (field: string): bigint =>
+      descriptor(top) + BigInt(fake.profile.struct('page_info').field(field).offset);
+    expect(edits.flatMap((edit) => (edit.kind === 'memory' ? [edit.address] : []))).toEqual(
+      ['u.inuse.type_info', 'count_info'].map(at),
+    );
+  });
+
   it('lose the references that a validation had taken when it was dropped', () => {
     const { tables } = newGuest();
     const [, , second] = tables;

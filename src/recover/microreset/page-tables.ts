@@ -1,6 +1,6 @@
 /**
- * Type references of page tables. A PV guest's page table is referenced by each entry of a validated table one level up
- * and by its pin (Xen 4.17, arch/x86/mm.c). A thread that was dropped while it validated or took apart a table has taken or
+ * Type references of page tables. A PV guest's page table is referenced by each entry of a validated table one level up, one at the top by
+ * each vCPU that has it as its own (`arch.guest_table`, `arch.guest_table_user`), and by its pin (Xen 4.17, arch/x86/mm.c). A thread that was dropped while it validated or took apart a table has taken or
  * dropped some of the references of its entries and not others; on the retry they would be taken once more, and when the
  * guest later uses such a page for something else, Xen refuses and the guest dies.
  *
@@ -52,7 +52,7 @@ export const pageTablesBy = (search: FrameSearch): Step => ({
 export const pageTables = pageTablesBy('touched');
 
 /** From the top down: the references of a level are counted when those above it are right. */
-const LEVELS = [3, 2, 1] as const;
+const LEVELS = [4, 3, 2, 1] as const;
 
 class Recount {
   readonly #context: StepContext;
@@ -117,10 +117,7 @@ class Recount {
 
   everywhere(): void {
     const all = this.#tables.list('all');
-    for (const level of LEVELS) {
-      const above = (level + 1) as TableLevel;
-      this.#fix(level, all[level], this.#tables.references(all[above], above, all[level]));
-    }
+    for (const level of LEVELS) this.#fix(level, all[level], this.#references(level, all, all[level]));
   }
 
   touched(): void {
@@ -129,20 +126,38 @@ class Recount {
     if (LEVELS.every((level) => suspects[level].size === 0)) return;
     const inUse = this.#tables.inUse(situation.domains);
     for (const level of LEVELS) {
-      const above = (level + 1) as TableLevel;
-      const known = new Set([...inUse[above], ...suspects[above]]);
-      const references = this.#tables.references(known, above, suspects[level]);
+      const known = (above: TableLevel): Set<number> => new Set([...inUse[above], ...suspects[above]]);
+      const references =
+        level === 4 ? this.#bases() : this.#tables.references(known(above(level)), above(level), suspects[level]);
       const unexplained = [...suspects[level]]
         .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
         .sort(ascending);
       if (unexplained.length === 0) continue;
-      const dropped = this.#fix(
-        level,
-        unexplained,
-        this.#tables.references(this.#context.pageTables[above], above, unexplained),
-      );
+      const dropped = this.#fix(level, unexplained, this.#references(level, this.#context.pageTables, unexplained));
       for (const table of dropped) this.#addChildren(suspects, table, level);
     }
+  }
+
+  /** How often each of these tables is referenced, apart from pins. @param all tables, by level */
+  #references(
+    level: TableLevel,
+    all: Readonly<Record<TableLevel, Iterable<number>>>,
+    wanted: Iterable<number>,
+  ): ReadonlyMap<number, number> {
+    return level === 4 ? this.#bases() : this.#tables.references(all[above(level)], above(level), wanted);
+  }
+
+  /** How many vCPUs have each top-level table as their own, for the kernel or for its processes. */
+  #bases(): ReadonlyMap<number, number> {
+    const counts = new Map<number, number>();
+    for (const { object, domain } of allVcpus(this.#context.situation.domains)) {
+      if (domain.kind !== 'pv') continue;
+      for (const path of ['arch.guest_table', 'arch.guest_table_user']) {
+        const frame = Number(object.u64(path));
+        counts.set(frame, (counts.get(frame) ?? 0) + 1);
+      }
+    }
+    return counts;
   }
 
   /** Touched tables by level, with what hangs below those that are not validated. */
@@ -180,7 +195,7 @@ class Recount {
   }
 
   /** Corrects what is too high. Returns tables that were valid and are left without a reference. */
-  #fix(level: 1 | 2 | 3, frames: Iterable<number>, references: ReadonlyMap<number, number>): number[] {
+  #fix(level: TableLevel, frames: Iterable<number>, references: ReadonlyMap<number, number>): number[] {
     const dropped: number[] = [];
     for (const frame of frames) {
       const info = this.#typeInfo(frame);
@@ -247,5 +262,7 @@ export function dropGeneral({ plan, xen }: StepContext, frame: number, times: nu
   const count = value & BigInt(xen.profile.constant('PGC_count_mask'));
   if (count > BigInt(times)) plan.set(info, 'count_info', value - BigInt(times), reason);
 }
+
+const above = (level: TableLevel): TableLevel => Math.min(4, level + 1) as TableLevel;
 
 const ascending = (a: number, b: number): number => a - b;
