@@ -183,8 +183,17 @@ class Recount {
     });
   }
 
+  /**
+   * Tables that translate for an HVM guest have a type of the same form and nobody's reference (Xen 4.17, arch/x86/mm/p2m.c:
+   * p2m_alloc_ptp): no guest sees them.
+   */
+  #isGuests(frame: number): boolean {
+    return (pageInfo(this.#context.xen, frame).u64('count_info') & this.#generalMask) !== 0n;
+  }
+
   /** How many references too many a table has. */
   #excess(frame: number, references: ReadonlyMap<number, number>): number {
+    if (!this.#isGuests(frame)) return 0;
     const info = this.#typeInfo(frame);
     return Number(info & this.#countMask) - this.#expected(info, frame, references);
   }
@@ -198,6 +207,7 @@ class Recount {
   #fix(level: TableLevel, frames: Iterable<number>, references: ReadonlyMap<number, number>): number[] {
     const dropped: number[] = [];
     for (const frame of frames) {
+      if (!this.#isGuests(frame)) continue;
       const info = this.#typeInfo(frame);
       const count = Number(info & this.#countMask);
       const expected = this.#expected(info, frame, references);
