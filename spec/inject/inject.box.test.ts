@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { silent } from '../../src/common/progress.js';
 import { Random } from '../../src/common/random.js';
+import type { Failure } from '../../src/detect/failure.js';
 import { Guard } from '../../src/guard/guard.js';
 import type { Target } from '../../src/guard/target.js';
 import { Control } from '../../src/inject/control.js';
@@ -79,16 +80,16 @@ describe('the way of a CPU', () => {
 });
 
 describe('faults', () => {
-  const cases: readonly [FaultSpec, RegExp | undefined][] = (
+  // A hang with interrupts on, or of an idle CPU, is told by another watch each time, whichever the host lets be the first.
+  const cases: readonly [FaultSpec, Partial<Failure> | undefined][] = (
     [
-      [{ type: 'failstop' }, /page fault in Xen at 0x0/],
+      [{ type: 'failstop' }, { kind: 'fatal-trap', summary: 'page fault in Xen at 0x0' }],
       [{ type: 'register', registers: ['rsp'] }, undefined],
       [{ type: 'code' }, undefined],
       [{ type: 'memory' }, undefined],
-      // With interrupts on it takes them, and leaves their work undone; it depends on the host which watch is the first.
-      [{ type: 'hang' }, /no progress|a softirq waited|no timer interrupted it/],
+      [{ type: 'hang' }, { kind: 'hang' }],
       [{ type: 'lock-leak' }, undefined],
-      [{ type: 'lock-leak', where: 'next' }, /no progress|a softirq waited/],
+      [{ type: 'lock-leak', where: 'next' }, { kind: 'hang' }],
       [{ type: 'software-bug' }, undefined],
     ] as const
   ).map(([fault, seen]) => [faultSchema.parse(fault), seen]);
@@ -104,7 +105,7 @@ describe('faults', () => {
     expect(injection.point.at).toMatch(/^\w/);
     expect(box.machine.state).toBe('frozen');
     const recovery = await guard.nextRecovery(seen === undefined ? 1000 : 20_000);
-    if (seen !== undefined) expect(recovery?.failure.summary).toMatch(seen);
+    if (seen !== undefined) expect(recovery?.failure).toMatchObject(seen);
     guard.stop();
   });
 });
