@@ -265,16 +265,22 @@ export class FakeXen implements View {
     return slot(leaf, index & 63);
   }
 
+  /** A table of this many interrupt lines, and the place of one of them. */
+  newLine(irq: number, count: number): bigint {
+    const { size } = this.profile.struct('irq_desc');
+    const lines = this.alloc(count * size);
+    this.put(this.symbol('irq_desc'), 8, lines);
+    this.put(this.symbol('nr_irqs'), 4, count);
+    return lines + BigInt(irq * size);
+  }
+
   /** A line that dom0 handles as its interrupt `number`. @returns its action, dom0's `struct pirq`, and the place that leads to that */
   newGuestLine(irq: number, number: number): { action: bigint; pirq: bigint; slot: bigint } {
-    const size = this.profile.struct('irq_desc').size;
-    const lines = this.alloc((irq + 1) * size);
-    this.put(this.symbol('irq_desc'), 8, lines);
-    this.put(this.symbol('nr_irqs'), 4, irq + 1);
+    const line = this.newLine(irq, irq + 1);
     // Its table of guests lies behind it.
     const action = this.alloc(this.profile.struct('irq_guest_action_t').size + 8);
-    this.set('irq_desc', lines + BigInt(irq * size), 'status', IRQ_GUEST);
-    this.set('irq_desc', lines + BigInt(irq * size), 'action', action);
+    this.set('irq_desc', line, 'status', IRQ_GUEST);
+    this.set('irq_desc', line, 'action', action);
     this.set('irq_guest_action_t', action, 'nr_guests', 1);
     this.put(this.fieldAt('irq_guest_action_t', action, 'guest'), 8, this.dom0.domain);
     const pirq = this.new('pirq');

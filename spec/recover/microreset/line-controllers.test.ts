@@ -14,11 +14,7 @@ let line: bigint;
 let action: bigint;
 beforeEach(() => {
   fake = new FakeXen();
-  const { size } = fake.profile.struct('irq_desc');
-  const lines = fake.alloc(LINES * size);
-  fake.put(fake.symbol('irq_desc'), 8, lines);
-  fake.put(fake.symbol('nr_irqs'), 4, LINES);
-  line = lines + BigInt(IRQ * size);
+  line = fake.newLine(IRQ, LINES);
   action = fake.new('irq_guest_action_t');
   fake.set('irq_desc', line, 'arch.cpu_mask', fake.alloc(32));
   fake.set('irq_desc', line, 'handler', fake.symbol('ioapic_level_type'));

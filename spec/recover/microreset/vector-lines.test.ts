@@ -8,13 +8,9 @@ const NONE = -(2 ** 31);
 let fake: FakeXen;
 beforeEach(() => {
   fake = new FakeXen();
-  const { size } = fake.profile.struct('irq_desc');
-  const lines = fake.alloc(LINES * size);
-  fake.put(fake.symbol('irq_desc'), 8, lines);
-  fake.put(fake.symbol('nr_irqs'), 4, LINES);
+  const line = fake.newLine(10, LINES);
   const mask = fake.alloc(32);
   fake.put(mask, 8, 0b10n);
-  const line = lines + BigInt(10 * size);
   fake.set('irq_desc', line, 'arch.vector', 0x68);
   fake.set('irq_desc', line, 'arch.cpu_mask', mask);
   entry(1, 0x68, 10);
