@@ -117,7 +117,10 @@ class Recount {
 
   everywhere(): void {
     const all = this.#tables.list('all');
-    for (const level of LEVELS) this.#fix(level, all[level], this.#references(level, all, all[level]));
+    for (const level of LEVELS) {
+      const references = this.#references(level, (above) => all[above], all[level]);
+      this.#fix(level, all[level], references);
+    }
   }
 
   touched(): void {
@@ -126,25 +129,27 @@ class Recount {
     if (LEVELS.every((level) => suspects[level].size === 0)) return;
     const inUse = this.#tables.inUse(situation.domains);
     for (const level of LEVELS) {
-      const known = (above: TableLevel): Set<number> => new Set([...inUse[above], ...suspects[above]]);
-      const references =
-        level === 4 ? this.#bases() : this.#tables.references(known(above(level)), above(level), suspects[level]);
+      const likely = (above: TableLevel): Set<number> => new Set([...inUse[above], ...suspects[above]]);
+      const references = this.#references(level, likely, suspects[level]);
       const unexplained = [...suspects[level]]
         .filter((frame) => this.#excess(frame, references) > 0 || this.#notes.has(frame))
         .sort(ascending);
       if (unexplained.length === 0) continue;
-      const dropped = this.#fix(level, unexplained, this.#references(level, this.#context.pageTables, unexplained));
+      const counted = this.#references(level, (above) => this.#context.pageTables[above], unexplained);
+      const dropped = this.#fix(level, unexplained, counted);
       for (const table of dropped) this.#addChildren(suspects, table, level);
     }
   }
 
-  /** How often each of these tables is referenced, apart from pins. @param all tables, by level */
+  /** How often each of these tables is referenced, apart from pins. @param tablesOf gives those of a level to look through */
   #references(
     level: TableLevel,
-    all: Readonly<Record<TableLevel, Iterable<number>>>,
+    tablesOf: (level: TableLevel) => Iterable<number>,
     wanted: Iterable<number>,
   ): ReadonlyMap<number, number> {
-    return level === 4 ? this.#bases() : this.#tables.references(all[above(level)], above(level), wanted);
+    if (level === 4) return this.#bases();
+    const above = (level + 1) as TableLevel;
+    return this.#tables.references(tablesOf(above), above, wanted);
   }
 
   /** How many vCPUs have each top-level table as their own, for the kernel or for its processes. */
@@ -272,7 +277,5 @@ export function dropGeneral({ plan, xen }: StepContext, frame: number, times: nu
   const count = value & BigInt(xen.profile.constant('PGC_count_mask'));
   if (count > BigInt(times)) plan.set(info, 'count_info', value - BigInt(times), reason);
 }
-
-const above = (level: TableLevel): TableLevel => Math.min(4, level + 1) as TableLevel;
 
 const ascending = (a: number, b: number): number => a - b;
