@@ -305,6 +305,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 left', 'd2v0 abandoned and retried', ...IDLE],
   },
+  /** Damaged `add_entry` put timers of other CPUs on the heap of CPU 0: a plan that gave them back to theirs left it in disorder. */
+  'another-heap.capsule': {
+    findings: [
+      'timers: heap of CPU 0: slot 1 holds a timer of another CPU; built anew',
+      'timers: d2v0.singleshot_timer fell off the heap',
+    ],
+    cpus: ['d0v0 left', 'd[IDLE]v1 left', 'd2v0 abandoned and retried', ...IDLE],
+  },
   /** A code fault made a CPU shift what is at a vCPU's address: its number. Each recovery without a repair of it failed again. */
   'vcpu-number.capsule': {
     findings: ['fixed-fields: d0v0: number written again', 'fixed-fields: d1v0: number written again'],

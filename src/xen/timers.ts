@@ -56,6 +56,7 @@ export function heapDefect(xen: Xen, queue: TimerQueue): string | undefined {
     if (!xen.memory.isMapped(address)) return `slot ${n + 1} holds no timer`;
     const timer = xen.object('timer', address);
     if (timer.num('status') !== TIMER_STATUS.inHeap) return `slot ${n + 1} holds a timer that is not active`;
+    if (timer.num('cpu') !== queue.cpu) return `slot ${n + 1} holds a timer of another CPU`;
     if (timer.num('heap_offset') !== n + 1) return `slot ${n + 1} and its timer disagree`;
     expires.push(timer.i64('expires'));
     if (n > 0 && expires[n]! < expires[((n + 1) >> 1) - 1]!) return `slot ${n + 1} expires before its parent`;

@@ -73,6 +73,24 @@ describe('timers', () => {
     expect(onHeap(after)).toContain(timer);
   });
 
+  it('takes a timer off the heap of a CPU on which it is not, and puts it on its own', () => {
+    const [stray] = timers;
+    fake.set('timer', stray!, 'cpu', 1);
+    const known = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
+    const handler = fake.symbol('vcpu_singleshot_timer_fn');
+    const fields = { expires: 120, cpu: 1, status: 3, heap_offset: 1, function: handler };
+    for (const [field, value] of Object.entries(fields)) fake.set('timer', known, field, value);
+    fake.setHeap(0, [known, ...timers.slice(1)]);
+    const { after, findings } = planWith(fake, timersStep);
+    expect(findings).toEqual([
+      'heap of CPU 0: slot 1 holds a timer of another CPU; built anew',
+      'd0v0.singleshot_timer fell off the heap',
+    ]);
+    expect(onHeap(after)).toHaveLength(timers.length - 1);
+    expect(onHeap(after, 1)).toEqual([known]);
+    for (const cpu of [0, 1]) expect(heapDefect(after, timerQueue(after, cpu))).toBeUndefined();
+  });
+
   it('puts a guest’s timer back that came due lately, of a CPU that was dropped while it handled timers', () => {
     const timer = fake.fieldAt('vcpu', fake.dom0.address, 'singleshot_timer');
     const handler = fake.symbol('vcpu_singleshot_timer_fn');
