@@ -14,7 +14,7 @@ import type { CpuState } from '../xen/cpus.js';
 import { ifReadable } from '../xen/damage.js';
 import { allVcpus, idleVcpu, listDomains } from '../xen/domains.js';
 import { lineOf, pendingEoiCount, pendingEois } from '../xen/interrupts.js';
-import { capOf, RUNSTATE, schedulerKind, VPF_PARKED } from '../xen/scheduler.js';
+import { capOf, RUNSTATE, schedulerKind, VPF } from '../xen/scheduler.js';
 import { cpuStack } from '../xen/stack.js';
 import type { Xen } from '../xen/xen.js';
 import { type CpuSample, DEFAULT_LIMITS, isStarved } from './watchdog.js';
@@ -290,7 +290,7 @@ export class NeglectSampler {
 const isRunnable = (state: number, pauseFlags: bigint): boolean =>
   state === RUNSTATE.runnable ||
   state === RUNSTATE.running ||
-  (state === RUNSTATE.offline && pauseFlags === VPF_PARKED);
+  (state === RUNSTATE.offline && pauseFlags === VPF.parked);
 
 /** Whether a look at the frozen machine bears out what was suspected of a CPU. */
 export function isNeglected(

@@ -132,15 +132,7 @@ export class PageTables {
   /** The tables of the address spaces in which the guests' vCPUs are: top level, and the two below it. */
   inUse(domains: readonly Domain[]): Record<TableLevel, Set<number>> {
     const tables = { 1: new Set<number>(), 2: new Set<number>(), 3: new Set<number>(), 4: new Set<number>() };
-    for (const { kind, vcpus } of domains) {
-      if (kind !== 'pv') continue;
-      for (const { object } of vcpus) {
-        for (const path of ['arch.guest_table', 'arch.guest_table_user']) {
-          const frame = Number(object.u64(path));
-          if (frame > 0 && frame < this.#words.count) tables[4].add(frame);
-        }
-      }
-    }
+    for (const frame of baseTables(domains)) if (frame < this.#words.count) tables[4].add(frame);
     for (const level of [4, 3] as const) {
       const below = (level - 1) as TableLevel;
       for (const table of tables[level]) {
@@ -150,6 +142,19 @@ export class PageTables {
       }
     }
     return tables;
+  }
+}
+
+/** The top-level tables that PV guests' vCPUs have as their own, for the kernel and for its processes: one for each that has it. */
+export function* baseTables(domains: readonly Domain[]): Generator<number> {
+  for (const { kind, vcpus } of domains) {
+    if (kind !== 'pv') continue;
+    for (const { object } of vcpus) {
+      for (const path of ['arch.guest_table', 'arch.guest_table_user']) {
+        const frame = Number(object.u64(path));
+        if (frame > 0) yield frame;
+      }
+    }
   }
 }
 

@@ -14,9 +14,12 @@ export function schedulerResources(xen: Xen): XenObject[] {
 
 export type SchedulerKind = 'credit2' | 'credit' | 'other';
 
-/** The scheduler of a CPU, by its short name as on Xen's command line. */
-export function schedulerKind(xen: Xen, resource: XenObject): SchedulerKind {
-  const scheduler = xen.object('scheduler', resource.u64('scheduler'));
+/** The scheduler of a CPU. */
+export const schedulerKind = (xen: Xen, resource: XenObject): SchedulerKind =>
+  kindOf(xen, xen.object('scheduler', resource.u64('scheduler')));
+
+/** What a `struct scheduler` is, by its short name as on Xen's command line. */
+export function kindOf(xen: Xen, scheduler: XenObject): SchedulerKind {
   const name = xen.memory.string(scheduler.u64('opt_name'), 32);
   return name === 'credit2' || name === 'credit' ? name : 'other';
 }
@@ -34,8 +37,11 @@ export function schedulerPrivates(xen: Xen): XenObject[] {
   return [...found.values()];
 }
 
-/** `vcpu.pause_flags`: credit2 waits until the time of its domain is refilled, which only a capped one needs (Xen 4.17, xen/sched.h). */
-export const VPF_PARKED = 1n << 8n;
+/**
+ * Flags of `vcpu.pause_flags` (Xen 4.17, xen/sched.h): it waits for an event; until it has been moved to another CPU; until credit2 has
+ * refilled the time of its domain, which only a capped one needs.
+ */
+export const VPF = { blocked: 1n << 0n, migrating: 1n << 3n, parked: 1n << 8n } as const;
 
 /**
  * The cap on the time of a unit's domain, in percent of a CPU; 0 where there is none. `undefined` where it cannot be read, or the

@@ -12,7 +12,7 @@
 import { type CpuPool, cpuPools } from '../../xen/cpu-pools.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
-import { queuesNamedBy } from '../../xen/scheduler.js';
+import { kindOf, queuesNamedBy } from '../../xen/scheduler.js';
 import type { Xen } from '../../xen/xen.js';
 import type { StepContext } from '../step.js';
 
@@ -47,7 +47,7 @@ function fixScheduler(context: StepContext, { object, scheduler, cpus }: CpuPool
 
 /** The list of run queues has one node that is none: its head, in the scheduler's data. */
 function fixCredit2Place({ plan, xen }: StepContext, scheduler: XenObject, cpus: readonly number[]): boolean {
-  if (xen.memory.string(scheduler.u64('opt_name'), 32) !== 'credit2') return false;
+  if (kindOf(xen, scheduler) !== 'credit2') return false;
   const queues = queuesNamedBy(xen, cpus).map((queue) => queue.at('rql'));
   if (queues.length === 0) return false;
   const { nodes, broken } = closedList(xen.memory, queues[0]!);

@@ -24,7 +24,7 @@ import {
   runQueues,
   schedulerKind,
   schedulerResources,
-  VPF_PARKED,
+  VPF,
 } from '../../xen/scheduler.js';
 import type { StepContext } from '../step.js';
 import { maskOf } from './cpu-pools.js';
@@ -77,18 +77,16 @@ export function fixCredit2Data(context: StepContext): void {
   }
 
   /** Whoever has no cap on its time. Those of the domain that are parked are on a list. */
-  function unpark({ name, object }: Vcpu, address: bigint): void {
+  function unpark(vcpu: Vcpu, address: bigint): void {
     const unit = xen.object('sched_unit', address);
     if (!xen.memory.isMapped(address) || capOf(xen, unit, 'credit2') !== 0 || unit.u64('priv') === 0n) return;
-    const flags = object.u64('pause_flags');
-    if ((flags & VPF_PARKED) === 0n) return;
+    const reason = `${vcpu.name} has all the time it wants`;
+    if (!endWait(context, vcpu, VPF.parked, reason)) return;
     const data = xen.object('csched2_unit', unit.u64('priv'));
-    const reason = `${name} has all the time it wants`;
-    plan.set(object, 'pause_flags', flags & ~VPF_PARKED, reason);
     plan.linkList(data.at('parked_elem'), [], reason);
     if (xen.memory.isMapped(data.u64('sdom')))
       plan.linkList(xen.object('csched2_dom', data.u64('sdom')).at('parked_units'), [], reason);
-    plan.found(`${name}: no longer waits for time`);
+    plan.found(`${vcpu.name}: no longer waits for time`);
   }
 
   /** Who belongs to a queue is on its list. Others that can be reached stay: their domain may be about to be freed. */
@@ -107,6 +105,12 @@ export function fixCredit2Data(context: StepContext): void {
   function queueOf(cpu: number): XenObject | undefined {
     return queues.length === 1 ? queues[0] : queues.find((queue) => isInMask(xen.memory, queue.at('active'), cpu));
   }
+}
+
+/** A vCPU does not wait for that any more. @returns whether it did */
+export function endWait({ plan, xen }: StepContext, { address }: Vcpu, flag: bigint, reason: string): boolean {
+  const vcpu = xen.object('vcpu', address);
+  return plan.set(vcpu, 'pause_flags', vcpu.u64('pause_flags') & ~flag, reason);
 }
 
 /** Credit2 counts its queues. Where that is more than CPUs name, a list of these would lose some, and the audit refuses the broken one. */

@@ -95,7 +95,9 @@ function consumedChannels(xen: Xen, domain: Domain): XenObject[] {
   const bits = consumerBits(xen);
   return [...eventChannelBuckets(xen, domain)].flatMap(({ address, channels }) => {
     const bytes = xen.memory.bytes(address, channels * layout.size);
-    return eventChannelsIn(xen, address, channels).filter((_, n) => (bytes[n * layout.size + offset]! & bits) !== 0);
+    // Hardly any: an object is made for those only.
+    const isConsumed = Array.from({ length: channels }, (_, n) => (bytes[n * layout.size + offset]! & bits) !== 0);
+    return isConsumed.includes(true) ? eventChannelsIn(xen, address, channels).filter((_, n) => isConsumed[n]) : [];
   });
 }
 

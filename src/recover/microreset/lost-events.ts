@@ -45,11 +45,12 @@ export function linkLostEvents(
   const queues = [...eventQueues(xen, domain)].filter(({ head }) => head !== 0n);
   if (queues.some(({ head }) => !xen.memory.isMapped(head))) return;
   const { hanging, firsts } = followQueues(events, queues);
+  const limit = array.num('num_evtchns');
   const lost = events.filter(({ port }) => !hanging.has(port));
   const added = new Map<EventQueue, Event[]>();
   for (const event of lost) {
-    const isOverwritten = wasOverwritten(event, array.num('num_evtchns'));
-    const queue = isOverwritten || wants(event) ? queueOf(xen, domain, event.port, queues) : undefined;
+    const isOverwritten = wasOverwritten(event.word, limit);
+    const queue = isOverwritten || wants(event.word) ? queueOf(xen, domain, event.port, queues) : undefined;
     if (isOverwritten) plan.found(`event ${event.port} of d${domain.id}: its word was written over`);
     if (queue !== undefined) {
       const word = isOverwritten ? EVENT.pending : event.word;
@@ -107,7 +108,8 @@ export function linkLostEvents(
 /** Events that are pending or linked, or say what cannot be, in the order of their numbers. */
 function markedEvents(xen: Xen, domain: Domain, array: XenObject): Event[] {
   const marked: Event[] = [];
-  const count = Math.min(xen.object('domain', domain.address).num('valid_evtchns'), array.num('num_evtchns'));
+  const limit = array.num('num_evtchns');
+  const count = Math.min(xen.object('domain', domain.address).num('valid_evtchns'), limit);
   for (let first = 0; first < count; first += WORDS_PER_PAGE) {
     const page = eventWord(array, first);
     if (page === undefined) continue;
@@ -115,19 +117,18 @@ function markedEvents(xen: Xen, domain: Domain, array: XenObject): Event[] {
     const words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
     for (let n = 0; 4 * n < bytes.length; n++) {
       const word = words.getUint32(4 * n, true);
-      const event = { port: first + n, at: page + BigInt(4 * n), word };
-      if ((word & EVENT.linked) !== 0 || wants(event) || wasOverwritten(event, array.num('num_evtchns')))
-        marked.push(event);
+      if ((word & EVENT.linked) !== 0 || wants(word) || wasOverwritten(word, limit))
+        marked.push({ port: first + n, at: page + BigInt(4 * n), word });
     }
   }
   return marked;
 }
 
 /** Whether a guest is to handle it. */
-const wants = ({ word }: Pick<Event, 'word'>): boolean => (word & EVENT.pending) !== 0 && (word & EVENT.masked) === 0;
+const wants = (word: number): boolean => (word & EVENT.pending) !== 0 && (word & EVENT.masked) === 0;
 
 /** Xen marks a word as being changed for a moment only, and only one that hangs in a queue. */
-const wasOverwritten = ({ word }: Pick<Event, 'word'>, events: number): boolean =>
+const wasOverwritten = (word: number, events: number): boolean =>
   (word & EVENT.busy) !== 0 || (word & EVENT.next) >= events;
 
 /** Follows each queue from its last event to the first one. */

@@ -6,9 +6,8 @@
  * The same `vcpu_wake` brings back a vCPU that is runnable and neither runs nor waits on a queue.
  */
 import { allVcpus, type Vcpu } from '../../xen/domains.js';
+import { VPF } from '../../xen/scheduler.js';
 import type { Step } from '../step.js';
-
-const VPF_BLOCKED = 1n;
 
 /**
  * An HVM guest takes the interrupt for its events from its virtual APIC, and Xen raises it only when the "pending" mark
@@ -29,7 +28,7 @@ export const lostWakeups: Step = {
     let next = 0;
     for (const vcpu of allVcpus(situation.domains)) {
       if (vcpu.domain.kind === 'idle' || !vcpu.object.bool('is_initialised')) continue;
-      const blocked = (vcpu.object.u64('pause_flags') & VPF_BLOCKED) !== 0n;
+      const blocked = (vcpu.object.u64('pause_flags') & VPF.blocked) !== 0n;
       const { cpu } = abandoned[next++ % abandoned.length]!;
       if (vcpu.domain.kind === 'hvm' && hasPendingUpcall(vcpu)) {
         plan.call(cpu, 'hvm_assert_evtchn_irq', [vcpu.address], `${vcpu.name} is interrupted for its events`);

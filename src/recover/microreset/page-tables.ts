@@ -21,7 +21,7 @@
 
 import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import { FrameWords, frameTable, pageInfo } from '../../xen/frames.js';
-import { childOf, PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
+import { baseTables, childOf, PageTables, TABLE_ENTRIES, type TableLevel } from '../../xen/page-tables.js';
 import { touchedFrames } from '../../xen/touched.js';
 import type { Step, StepContext } from '../step.js';
 
@@ -155,13 +155,7 @@ class Recount {
   /** How many vCPUs have each top-level table as their own, for the kernel or for its processes. */
   #bases(): ReadonlyMap<number, number> {
     const counts = new Map<number, number>();
-    for (const { object, domain } of allVcpus(this.#context.situation.domains)) {
-      if (domain.kind !== 'pv') continue;
-      for (const path of ['arch.guest_table', 'arch.guest_table_user']) {
-        const frame = Number(object.u64(path));
-        counts.set(frame, (counts.get(frame) ?? 0) + 1);
-      }
-    }
+    for (const frame of baseTables(this.#context.situation.domains)) counts.set(frame, (counts.get(frame) ?? 0) + 1);
     return counts;
   }
 
@@ -190,7 +184,7 @@ class Recount {
 
   /**
    * Tables that translate for an HVM guest have a type of the same form and nobody's reference (Xen 4.17, arch/x86/mm/p2m.c:
-   * p2m_alloc_ptp): no guest sees them.
+   * p2m_alloc_ptp): no guest sees them, and what they say is taken as it is.
    */
   #isGuests(frame: number): boolean {
     return (pageInfo(this.#context.xen, frame).u64('count_info') & this.#generalMask) !== 0n;
@@ -198,12 +192,12 @@ class Recount {
 
   /** How many references too many a table has. */
   #excess(frame: number, references: ReadonlyMap<number, number>): number {
-    if (!this.#isGuests(frame)) return 0;
     const info = this.#typeInfo(frame);
     return Number(info & this.#countMask) - this.#expected(info, frame, references);
   }
 
   #expected(info: bigint, frame: number, references: ReadonlyMap<number, number>): number {
+    if (!this.#isGuests(frame)) return Number(info & this.#countMask);
     const pin = (info & this.#pinned) === 0n ? 0 : 1;
     return (references.get(frame) ?? 0) + pin + (this.#parked.get(frame) ?? 0);
   }
@@ -212,7 +206,6 @@ class Recount {
   #fix(level: TableLevel, frames: Iterable<number>, references: ReadonlyMap<number, number>): number[] {
     const dropped: number[] = [];
     for (const frame of frames) {
-      if (!this.#isGuests(frame)) continue;
       const info = this.#typeInfo(frame);
       const count = Number(info & this.#countMask);
       const expected = this.#expected(info, frame, references);

@@ -9,15 +9,12 @@
 import { allVcpus, type Vcpu } from '../../xen/domains.js';
 import { closedList } from '../../xen/list.js';
 import type { XenObject } from '../../xen/object.js';
-import { RUNSTATE, runQueues, schedulerKind, schedulerResources } from '../../xen/scheduler.js';
+import { RUNSTATE, runQueues, schedulerKind, schedulerResources, VPF } from '../../xen/scheduler.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { fixCredit } from './credit.js';
-import { fixCredit2Data } from './credit2.js';
+import { endWait, fixCredit2Data } from './credit2.js';
 
-const VPF_BLOCKED = 1n;
-/** A vCPU that waits until it has been moved to another CPU. */
-const VPF_MIGRATING = 1n << 3n;
 /** Flags of `csched2_unit` (Xen 4.17, common/sched/credit2.c). */
 const CSFLAG_SCHEDULED = 1 << 1;
 const CSFLAG_DELAYED_RUNQ_ADD = 1 << 2;
@@ -84,11 +81,8 @@ function fixPlace({ plan, xen }: StepContext, vcpu: Vcpu, unit: XenObject, cpu: 
 }
 
 /** Who was to move it is gone; it stays where it is, and a scheduler that wants it elsewhere asks again. */
-function endMigration({ plan, xen }: StepContext, { address, name }: Vcpu): boolean {
-  const vcpu = xen.object('vcpu', address);
-  const flags = vcpu.u64('pause_flags');
-  return plan.set(vcpu, 'pause_flags', flags & ~VPF_MIGRATING, `nobody moves ${name} any more`);
-}
+const endMigration = (context: StepContext, vcpu: Vcpu): boolean =>
+  endWait(context, vcpu, VPF.migrating, `nobody moves ${vcpu.name} any more`);
 
 function fixRunstate({ plan }: StepContext, vcpu: Vcpu, runs: boolean): boolean {
   const reason = `runstate of ${vcpu.name}`;
@@ -137,7 +131,7 @@ function fixSequence({ plan }: StepContext, { object, name }: Vcpu): boolean {
 
 function stateOfWaiting({ object, domain }: Vcpu): number {
   const flags = object.u64('pause_flags');
-  if ((flags & VPF_BLOCKED) !== 0n) return RUNSTATE.blocked;
+  if ((flags & VPF.blocked) !== 0n) return RUNSTATE.blocked;
   const paused = object.num('pause_count') !== 0 || domain.object.num('pause_count') !== 0;
   return flags === 0n && !paused ? RUNSTATE.runnable : RUNSTATE.offline;
 }
