@@ -35,6 +35,14 @@ function markHeapPage(frame: number): void {
   fake.box.set('page_info', descriptor, 'count_info', fake.box.profile.constant('PGC_xen_heap'));
 }
 
+/** Gives the page at an address of the direct map to a domain, as Xen's allocator does. */
+function ownPage(domain: bigint, page: bigint): void {
+  const constant = (name: string): bigint => BigInt(fake.box.profile.constant(name));
+  const pageNumber = (address: bigint): bigint => (address - constant('DIRECTMAP_VIRT_START')) >> 12n;
+  const descriptor = constant('FRAMETABLE_VIRT_START') + 32n * pageNumber(page);
+  fake.box.set('page_info', descriptor, 'v.inuse._domain', pageNumber(domain));
+}
+
 async function apply(name: string, choice: Choice) {
   return faultNamed(name).apply(await siteOf(target, control(), CPU), choice);
 }
@@ -86,6 +94,31 @@ describe('faults', () => {
     expect(await apply('memory', { region: 'xenheap', where: 0.5, bit: 2 })).toMatchObject({
       what: expect.stringContaining('0xffff830001000800') as string,
     });
+  });
+
+  it('memory flips one bit of what the CPU reads next, and tells where that was', async () => {
+    const { rip } = fake.box.registers(CPU);
+    const word = fake.box.alloc(8);
+    fake.box.put(word, 8, 0x1122n);
+    fake.box.registers(CPU).rbx = word;
+    fake.box.putBytes(rip, [0x89, 0x4b, 0x10, 0x48, 0x8b, 0x03]); // mov [rbx+0x10], ecx; mov rax, [rbx]
+    const applied = await apply('memory', { region: 'next-read', where: 0.2, bit: 1 });
+    expect(applied).toMatchObject({ what: expect.stringContaining('before "mov rax,[rbx]" read it') as string });
+    expect(fake.box.xen().memory.u64(word)).toBe(0x1322n);
+    if (applied.kind !== 'applied') throw new Error(applied.why);
+    expect(applied.site!.state.registers.rip).toBe(rip + 3n);
+  });
+
+  it("memory leaves alone what the CPU reads of a guest's", async () => {
+    const { rip } = fake.box.registers(CPU);
+    const [guests, own] = [fake.box.alloc(4096, 4096), fake.box.alloc(8)];
+    ownPage(fake.box.dom0.domain, guests);
+    Object.assign(fake.box.registers(CPU), { rbx: guests, rsi: own });
+    fake.box.putBytes(rip, [0x8b, 0x03, 0x8b, 0x06]); // mov eax, [rbx]; mov eax, [rsi]
+    expect(await apply('memory', { region: 'next-read', where: 0, bit: 0 })).toMatchObject({
+      what: expect.stringContaining('"mov eax,[rsi]"') as string,
+    });
+    expect([fake.box.xen().memory.u32(guests), fake.box.xen().memory.u32(own)]).toEqual([0, 1]);
   });
 
   it('hang sends the CPU to a jump to itself, with interrupts as chosen', async () => {

@@ -87,6 +87,7 @@ describe('faults', () => {
       [{ type: 'register', registers: ['rsp'] }, undefined],
       [{ type: 'code' }, undefined],
       [{ type: 'memory' }, undefined],
+      [{ type: 'memory', region: 'next-read' }, undefined],
       [{ type: 'hang' }, { kind: 'hang' }],
       [{ type: 'lock-leak' }, undefined],
       [{ type: 'lock-leak', where: 'next' }, { kind: 'hang' }],

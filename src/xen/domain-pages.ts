@@ -41,6 +41,10 @@ export function ownsPage(xen: Xen, domain: Domain, frame: number): boolean {
   return inUse && info.num('v.inuse._domain') >>> 0 === ownerNumber(xen, domain);
 }
 
+/** Whether a frame is a page in use of one of the domains: its own memory, or a page that Xen shares with it. */
+export const isPageOfGuest = (xen: Xen, domains: readonly Domain[], frame: number): boolean =>
+  domains.some((domain) => domain.kind !== 'idle' && ownsPage(xen, domain, frame));
+
 /** Whether a frame is a page of the domain that nobody has begun to take away. */
 export const isAllocatedTo = (xen: Xen, domain: Domain, frame: number): boolean =>
   ownsPage(xen, domain, frame) &&

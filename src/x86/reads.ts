@@ -1,0 +1,71 @@
+/** What of memory an instruction reads, implicit operands such as the stack included, over `iced-x86`. Pure. */
+import {
+  type Instruction as IcedInstruction,
+  InstructionInfoFactory,
+  MemorySizeExt,
+  OpAccess,
+  Register,
+  RegisterExt,
+  type UsedMemory,
+} from 'iced-x86';
+import { type CpuRegisters, ENCODING_ORDER } from './registers.js';
+
+export interface MemoryRead {
+  readonly address: bigint;
+  /** Bytes; 0 where the instruction's is not fixed, such as for XRSTOR. */
+  readonly size: number;
+}
+
+/** Tells from the registers in front of an instruction what it is about to read. */
+export type ReadBy = (registers: Readonly<CpuRegisters>) => MemoryRead;
+
+const READS: ReadonlySet<OpAccess> = new Set([
+  OpAccess.Read,
+  OpAccess.CondRead,
+  OpAccess.ReadWrite,
+  OpAccess.ReadCondWrite,
+]);
+
+/** The reads of a decoded instruction; those whose address is not made of 64-bit general registers are left out. */
+export function readsOf(raw: IcedInstruction): readonly ReadBy[] {
+  const factory = new InstructionInfoFactory();
+  try {
+    const info = factory.info(raw);
+    try {
+      return (info.usedMemory() as UsedMemory[]).flatMap((used) => {
+        try {
+          return READS.has(used.access) ? (readBy(used) ?? []) : [];
+        } finally {
+          used.free();
+        }
+      });
+    } finally {
+      info.free();
+    }
+  } finally {
+    factory.free();
+  }
+}
+
+function readBy(used: UsedMemory): ReadBy | undefined {
+  const base = readerOf(used.base);
+  const index = readerOf(used.index);
+  if (base === undefined || index === undefined) return undefined;
+  const { displacement, segment } = used;
+  const scale = BigInt(used.scale);
+  const size = MemorySizeExt.size(used.memorySize);
+  return (registers) => {
+    const { fsBase, gsBase } = registers;
+    const segmentBase = segment === Register.FS ? fsBase : segment === Register.GS ? gsBase : 0n;
+    const address = segmentBase + base(registers) + index(registers) * scale + displacement;
+    return { address: BigInt.asUintN(64, address), size };
+  };
+}
+
+/** Displacements relative to the program counter have been added up by the decoder. */
+function readerOf(register: Register): ((registers: Readonly<CpuRegisters>) => bigint) | undefined {
+  if (register === Register.None || register === Register.RIP) return () => 0n;
+  if (!RegisterExt.isGPR64(register)) return undefined;
+  const name = ENCODING_ORDER[RegisterExt.number(register)]!;
+  return (registers) => registers[name];
+}
