@@ -207,6 +207,17 @@ describe('inject', () => {
     expect(fake.state).toBe('frozen');
   });
 
+  it('makes no fault where the caller objects to the moment', async () => {
+    fake.box.putBytes(fake.box.symbol('do_sched_op'), [0x90, 0x90, 0x90, 0x90]);
+    const planned = planInjection(new Random(1), faultSchema.parse({ type: 'failstop' }), trigger);
+    const objection = (): string => 'a VM is gone';
+    expect(await inject(target, planned, { ...options(), objection })).toEqual({
+      kind: 'not-reached',
+      why: 'a VM is gone',
+    });
+    expect(fake.box.registers(CPU).rip).not.toBe(0n);
+  });
+
   it('hits the CPU that the number drawn in advance says', async () => {
     fake.box.enterXen(1, 'do_mmu_update');
     for (const victim of [0, 1, 2, 3]) {

@@ -10,6 +10,9 @@ import { microreset } from '../recover/microreset/index.js';
 import type { Box, NewVm } from '../testbed/box.js';
 import type { ChainOracle } from '../workload/chain.js';
 import { type BoxVerdict, type Sample, summarize, type VmVerdict } from '../workload/verdict.js';
+import { listDomains } from '../xen/domains.js';
+import { endedVm } from '../xen/ended.js';
+import type { Xen } from '../xen/xen.js';
 import { type Classified, classify } from './classify.js';
 import { consoleMark, keepEvidence } from './evidence.js';
 import { HostShare } from './host-share.js';
@@ -105,7 +108,7 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
   let injection: Awaited<ReturnType<typeof inject>> | undefined;
   if (planned !== undefined) {
     told('breaking the hypervisor');
-    injection = await inject(target, planned, { signal, held: (held) => outside.held(held) });
+    injection = await inject(target, planned, { signal, held: (held) => outside.held(held), objection: endedBefore });
     signal.throwIfAborted();
     if (injection.kind === 'injected') repair = injection.applied.repair;
     watch.lap('trigger');
@@ -167,6 +170,12 @@ export async function runTrial(box: Box, target: Target, options: TrialOptions):
     hostWaited,
     spentMs: watch.spentMs,
   };
+}
+
+/** A VM that has ended before there is a fault would pass for one that the fault cost. */
+function endedBefore(xen: Xen): string | undefined {
+  const ended = endedVm(xen, listDomains(xen));
+  return ended === undefined ? undefined : `${ended} before there was a fault`;
 }
 
 const verdictOf = (vms: readonly VmVerdict[], newVm: NewVm | undefined): BoxVerdict =>

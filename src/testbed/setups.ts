@@ -63,7 +63,7 @@ function published(setup: SetupName, works: readonly GuestWork[], options: Setup
 
 /** Eight vCPUs; on its default of two CPUs each has to share with three others. */
 function crowded({ guests = 'mixed', cpus = 2, memoryMiB = 2048 }: SetupOptions): Omit<BoxSpec, 'clock'> {
-  const vms = [appVm('app1', 3, 'files'), appVm('app2', 2, 'unixbench'), appVm('app3', 1, 'blkbench')];
+  const vms = [appVm('app1', 3, 'files'), appVm('app2', 1, 'unixbench'), appVm('app3', 2, 'blkbench')];
   return {
     name: guests === 'mixed' ? 'crowded' : `crowded-${guests}`,
     cpus,
