@@ -1,4 +1,5 @@
 /** PV guests' page tables as Xen counts them: which frames are tables, and what refers to what. */
+import { PAGE_SHIFT } from '../x86/address.js';
 import type { View } from '../x86/view.js';
 import type { Domain } from './domains.js';
 import { type FrameWords, pageInfo, type WantedFrames } from './frames.js';
@@ -31,6 +32,9 @@ export interface MappingCount {
 }
 
 const NO_MAPPING: MappingCount = { all: 0, writable: 0 };
+
+/** Of a table that tells at once of most frames that they are not among some dozen: a power of two that fits a CPU's first cache. */
+const FILTER_SIZE = 4096;
 
 export class PageTables {
   readonly #xen: Xen;
@@ -106,7 +110,7 @@ export class PageTables {
 
   /** A search for mappings of pages. @param wanted pages, and how many mappings of each are looked for */
   searchMappings(wanted: ReadonlyMap<number, number>): MappingSearch {
-    return new MappingSearch(this.#xen.view, this.#words.count, wanted, (table) => this.#validEntries(table));
+    return new MappingSearch(this.#xen.view, wanted, (table) => this.#validEntries(table));
   }
 
   /** Lowest-level tables that these tables of the level above lead to. */
@@ -165,24 +169,18 @@ export function* baseTables(domains: readonly Domain[]): Generator<number> {
 export class MappingSearch {
   readonly #view: View;
   readonly #validEntries: (table: number) => number;
-  /** One byte for each frame of RAM: a lookup in a map for each of some hundred thousand entries takes far longer. */
-  readonly #isWanted: Uint8Array;
+  /** By the lower bits of their numbers: a lookup in a map for each of some hundred thousand entries takes far longer. */
+  readonly #mayBeWanted = new Uint8Array(FILTER_SIZE);
   readonly #counts = new Map<number, { all: number; writable: number; readonly wanted: number }>();
   readonly #seen = new Set<number>();
   /** Pages that have fewer mappings than are looked for. */
   #lacking = 0;
 
-  constructor(
-    view: View,
-    frames: number,
-    wanted: ReadonlyMap<number, number>,
-    validEntries: (table: number) => number,
-  ) {
+  constructor(view: View, wanted: ReadonlyMap<number, number>, validEntries: (table: number) => number) {
     this.#view = view;
     this.#validEntries = validEntries;
-    this.#isWanted = new Uint8Array(frames);
     for (const [frame, count] of wanted) {
-      this.#isWanted[frame] = 1;
+      this.#mayBeWanted[frame % FILTER_SIZE] = 1;
       this.#counts.set(frame, { all: 0, writable: 0, wanted: count });
       if (count > 0) this.#lacking++;
     }
@@ -209,25 +207,18 @@ export class MappingSearch {
 
   #count(page: Uint8Array, entries: number): boolean {
     const words = wordsOf(page);
-    const isWanted = this.#isWanted;
-    const frames = isWanted.length;
+    const mayBeWanted = this.#mayBeWanted;
     let found = false;
     for (let n = 0; n < 2 * entries; n += 2) {
       const low: number = words[n]!;
-      if ((low & PRESENT) === 0) continue;
-      // Frames beyond RAM, of devices, are met as well.
-      const frame: number = childOf(low, words[n + 1]!);
-      if (frame >= frames || isWanted[frame] !== 1) continue;
-      this.#note(frame, (low & WRITABLE) !== 0);
+      if ((low & PRESENT) === 0 || mayBeWanted[(low >>> PAGE_SHIFT) % FILTER_SIZE] !== 1) continue;
+      const count = this.#counts.get(childOf(low, words[n + 1]!));
+      if (count === undefined) continue;
+      count.all++;
+      if ((low & WRITABLE) !== 0) count.writable++;
+      if (count.all === count.wanted) this.#lacking--;
       found = true;
     }
     return found;
-  }
-
-  #note(frame: number, writable: boolean): void {
-    const count = this.#counts.get(frame)!;
-    count.all++;
-    if (writable) count.writable++;
-    if (count.all === count.wanted) this.#lacking--;
   }
 }
