@@ -438,6 +438,11 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     ],
     cpus: ['d0v0 abandoned', 'd1v0 abandoned', 'd2v0 abandoned', ...IDLE],
   },
+  /** QEMU had saved Xen's own state as a PVH guest's: it met a triple fault, and Failstop hit Xen while it told so. */
+  'guest-with-xens-state.capsule': {
+    findings: ['static-locks: console_lock was held', 'heap-locks: d1 p2m lock.lock was held'],
+    cpus: ['d1v0 abandoned', 'd1v1 abandoned'],
+  },
 };
 
 function replay(name: string): Plan {

@@ -1,5 +1,7 @@
 /** VMs that are not to be expected back. */
+import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { loadCapsule } from '../../src/recover/capsule.js';
 import { listDomains } from '../../src/xen/domains.js';
 import { endedVm } from '../../src/xen/ended.js';
 import { FakeXen } from '../support/fake-xen.js';
@@ -35,6 +37,12 @@ describe('endedVm', () => {
     fake.set('vmcb_struct', vmcb, 'exitcode', 0x400);
     fake.set('vmcb_struct', vmcb, 'rip', fake.symbol('do_sched_op') + 5n);
     expect(ended()).toBe('d1v0 had met a triple fault');
+  });
+
+  it('finds one in a campaign whose guest QEMU had given the state of Xen itself', () => {
+    const root = join(import.meta.dirname, '../..');
+    const { xen } = loadCapsule(join(root, 'spec/capsules/guest-with-xens-state.capsule'), join(root, 'profiles'));
+    expect(endedVm(xen, listDomains(xen))).toBe('d1v1 had met a triple fault');
   });
 
   it('has nothing to say of a VMCB where there is none', () => {
