@@ -443,6 +443,14 @@ const CAPSULES: Readonly<Record<string, Expected>> = {
     findings: ['static-locks: console_lock was held', 'heap-locks: d1 p2m lock.lock was held'],
     cpus: ['d1v0 abandoned', 'd1v1 abandoned'],
   },
+  /** A flipped bit of a register had Xen's slots of a new top-level table made four bytes too far on; the CPU that loaded it shut down. */
+  'misplaced-slots.capsule': {
+    findings: [
+      'lost-stacks: CPU 0: its page table, at 0x471cc000, did not map Xen',
+      "xen-slots: 6 of Xen's slots in frame 0x471cc, a table of d3",
+    ],
+    cpus: ['d3v0 abandoned and retried', 'd3v1 left'],
+  },
 };
 
 function replay(name: string): Plan {

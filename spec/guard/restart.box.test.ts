@@ -10,6 +10,7 @@ import type { Box } from '../../src/testbed/box.js';
 import { PAGE_SIZE, physical } from '../../src/x86/address.js';
 import { lostItsMode } from '../../src/x86/registers.js';
 import type { CpuState } from '../../src/xen/cpus.js';
+import { listDomains } from '../../src/xen/domains.js';
 import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
@@ -117,6 +118,37 @@ describe('a CPU that lost its page table', () => {
       const rip = target.xen.symbol('kexec_reloc');
       await box.machine.writeRegisters(cpu, { rip, rdi: top + 0xd0n, rsi: 0n });
     }));
+});
+
+describe("a guest's top-level page table that does not map Xen", () => {
+  const SLOTS = { first: 257, bytes: 8 * 15 };
+  const WRONG_BY = 4;
+  /** A PV vCPU with a table that no CPU has loaded, so that the next one that does is lost. */
+  const findTable = ({ view, xen }: Moment): number | undefined => {
+    const loaded = new Set(Array.from({ length: view.cpuCount }, (_, cpu) => Number(view.registers(cpu).cr3 >> 12n)));
+    const tables = listDomains(xen)
+      .filter(({ kind }) => kind === 'pv')
+      .flatMap(({ vcpus }) => vcpus.map(({ object }) => Number(object.u64('arch.guest_table'))));
+    return tables.find((table) => table !== 0 && !loaded.has(table));
+  };
+
+  it('is given what it has to map, and all VMs live', async () => {
+    const guard = await Guard.attach(target);
+    await guard.warm;
+    const before = sampleOf(box);
+    const table = await runUntil(box, target, findTable);
+    const at = table * PAGE_SIZE + 8 * SLOTS.first;
+    const slots = Uint8Array.from(box.machine.ram.read(at, SLOTS.bytes));
+    // As a thread leaves it that had the table's address wrong by half an entry.
+    box.machine.ram.write(at, new Uint8Array(SLOTS.bytes));
+    box.machine.ram.write(at + WRONG_BY, slots.subarray(0, SLOTS.bytes - WRONG_BY));
+    await box.machine.resume();
+    const recovery = await guard.nextRecovery(DETECTION_MS);
+    expect(recovery).toMatchObject({ result: 'resumed', failure: { kind: 'machine-stop' } });
+    expect(recovery!.plan.edits.filter(({ step }) => step === 'xen-slots')).not.toEqual([]);
+    while ((await guard.nextRecovery(1000)) !== undefined);
+    expect(await lostVms(box, before)).toEqual([]);
+  });
 });
 
 describe('a CPU whose trap wrote over the top of its stack', () => {

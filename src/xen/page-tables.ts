@@ -12,7 +12,7 @@ export const TABLE_ENTRIES = 512;
 const PRESENT = 1;
 const WRITABLE = 2;
 /** Slots of a top-level table that belong to Xen (asm-x86/config.h: ROOT_PAGETABLE_FIRST_XEN_SLOT and _LAST_). */
-const XEN_SLOTS = { first: 256, last: 271 } as const;
+export const XEN_SLOTS = { first: 256, last: 271 } as const;
 
 const TABLES: WantedFrames = { anyOf: 0, types: 0b11110, noneOf: 0 };
 

@@ -45,6 +45,7 @@ import { text } from './text.js';
 import { timers } from './timers.js';
 import { vectorLines } from './vector-lines.js';
 import { vmExits } from './vm-exits.js';
+import { xenSlots } from './xen-slots.js';
 
 export const microreset: Mechanism = {
   name: 'microreset',
@@ -73,6 +74,7 @@ export const microreset: Mechanism = {
     pageAllocator,
     pageFrames,
     pageTables,
+    xenSlots,
     grantPins,
     mappings,
     rendezvous,
