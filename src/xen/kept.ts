@@ -8,6 +8,7 @@ import { ifReadable } from './damage.js';
 import { allVcpus, type Domain, domainName, listDomains } from './domains.js';
 import { isLineController, isPirq, lines, pirqSlots } from './interrupts.js';
 import type { XenObject } from './object.js';
+import { isRadixRoot } from './radix-tree.js';
 import { type CpuStack, cpuStack, onStack } from './stack.js';
 import type { Xen } from './xen.js';
 
@@ -18,9 +19,9 @@ export interface KeptWord {
   readonly what: string;
   /**
    * Which other values are wrong: all, since it never changes; what cannot be a pointer; what is no controller of interrupt lines; what
-   * is not the `struct pirq` of that number.
+   * leads to no node of a tree; what is not the `struct pirq` of that number.
    */
-  readonly wrong: 'others' | 'no pointer' | 'no controller' | { readonly pirq: number };
+  readonly wrong: 'others' | 'no pointer' | 'no controller' | 'no node' | { readonly pirq: number };
   /** The domain that the structure belongs to, by address and number; absent for what is a CPU's. */
   readonly domain?: { readonly address: bigint; readonly id: number };
 }
@@ -32,6 +33,8 @@ const OF_DOMAIN = [
   ...(['vcpu', 'shared_info', 'cpupool', 'grant_table', 'evtchn', 'evtchn_fifo', 'evtchn_port_ops'] as const),
   ...(['arch.ctxt_switch', 'arch.perdomain_l3_pg', 'arch.cpu_policy'] as const),
 ] as const;
+/** Roots of trees that have grown beyond a single entry, and hardly ever grow again. */
+const TREES_OF_DOMAIN = ['pirq_tree.rnode', 'arch.irq_pirq.rnode'] as const;
 const OF_PV_DOMAIN = ['arch.pv.gdt_ldt_l1tab'] as const;
 const OF_VCPU = [
   ...(['vcpu_info', 'sched_unit', 'evtchn_fifo'] as const),
@@ -57,7 +60,9 @@ export function keepWords(xen: Xen): KeptWord[] {
   for (const { object, address, id, kind } of domains) {
     const fields = [...OF_DOMAIN, ...(kind === 'pv' ? OF_PV_DOMAIN : [])];
     keepFields(object, fields, domainName({ id }), { address, id });
-    if (kind !== 'idle') keepInterrupts(object, { address, id });
+    if (kind === 'idle') continue;
+    keepTrees(object, { address, id });
+    keepInterrupts(object, { address, id });
   }
   for (const { object, name, domain } of allVcpus(domains)) {
     const owner = { address: domain.address, id: domain.id };
@@ -76,6 +81,20 @@ export function keepWords(xen: Xen): KeptWord[] {
     if (!isPointer(value)) return undefined;
     kept.push({ address, value, what, wrong: 'no pointer', ...(domain === undefined ? {} : { domain }) });
     return value;
+  }
+
+  function keepTrees(object: XenObject, domain: { readonly address: bigint; readonly id: number }): void {
+    for (const field of TREES_OF_DOMAIN) {
+      const value = object.u64(field);
+      if (!isRadixRoot(xen, value)) continue;
+      kept.push({
+        address: object.at(field),
+        value,
+        what: `${domainName(domain)}: ${field}`,
+        wrong: 'no node',
+        domain,
+      });
+    }
   }
 
   /** The tree may have come to grief already. */
@@ -118,6 +137,7 @@ export function lostWords(xen: Xen, domains: readonly Domain[], kept: readonly K
     if (domain !== undefined && owner?.id !== domain.id) return false;
     if (typeof wrong !== 'string') return isLostInterrupt(owner!, address, value, wrong.pirq);
     if (wrong === 'no controller') return !isLineController(xen, xen.memory.u64(address));
+    if (wrong === 'no node') return !isRadixRoot(xen, xen.memory.u64(address)) && isRadixRoot(xen, value);
     if (wrong === 'others') return xen.memory.u64(address) !== value;
     return xen.memory.isMapped(address) && !isPointer(xen.memory.u64(address));
   });

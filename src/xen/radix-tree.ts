@@ -57,5 +57,13 @@ function* slotsUnder(xen: Xen, node: bigint, levels: number, from: number): Gene
 const slotOf = (xen: Xen, node: bigint, n: number): bigint =>
   xen.object('radix_tree_node', node).at('slots') + BigInt(8 * n);
 
+/** Whether a root's pointer leads to a node. */
+export function isRadixRoot(xen: Xen, rnode: bigint): boolean {
+  const node = rnode & ~INDIRECT;
+  if ((rnode & INDIRECT) === 0n || node % 8n !== 0n || !xen.memory.isMapped(node)) return false;
+  const height = xen.object('radix_tree_node', node).num('height');
+  return height > 0 && height <= HEIGHT_LIMIT;
+}
+
 /** An entry that is a number. */
 export const radixNumber = (entry: bigint): number => Number(BigInt.asIntN(64, entry) >> NUMBER_SHIFT);

@@ -85,6 +85,20 @@ describe('kept-words', () => {
       }
     });
 
+    it('puts back the roots of the trees that lead there, unless they are those of others', () => {
+      for (const field of ['pirq_tree.rnode', 'arch.irq_pirq.rnode']) {
+        const root = fake.fieldAt('domain', fake.dom0.domain, field);
+        const right = fake.xen().memory.u64(root);
+        for (const wild of [WILD, right ^ 1n, right ^ 0x80n, right ^ (1n << 40n)]) {
+          fake.put(root, 8, wild);
+          expect(restored()).toEqual([`d0: ${field} was damaged`]);
+        }
+        fake.put(root, 8, right);
+      }
+      fake.newGuestLine(10, 70);
+      expect(restored()).toEqual([]);
+    });
+
     it('does not touch a tree that has become another', () => {
       fake.newGuestLine(10, 70);
       fake.put(slot, 8, WILD);
