@@ -36,14 +36,15 @@ const GRANT_CODE = /grant|gnt|gref|active_entry|acquire_/;
 
 export function makePlan(mechanism: Mechanism, xen: Xen, facts: EntryFacts, options: PlanOptions = {}): Plan {
   const { without, scope = 'touched', textIsSound = false, now = () => 0 } = options;
+  const plan = new PlanBuilder(xen);
   const read = attempt(() => {
-    const seen = readSituation(xen, facts, listDomains(xen));
+    // CPUs as they were. Domains and vCPUs as the plan leaves them, so that what a step repairs of one is what the next ones see.
+    const seen = readSituation(xen, facts, listDomains(plan.xen));
     const damaged = tableDefects(xen, seen.cpus);
     return { damaged, situation: takenOut(xen, seen, new Set(damaged.map(({ cpu }) => cpu))) };
   });
   if ('damage' in read) return noPlan(mechanism, `what runs where cannot be told: ${read.damage}`);
   const { situation, damaged } = read.value;
-  const plan = new PlanBuilder(xen);
   const abandoned = situation.cpus.filter((cpu) => cpu.where === 'xen');
   const wasIn = (pattern: RegExp): boolean =>
     scope === 'everything' || abandoned.some((cpu) => cpu.backtrace.some((entry) => pattern.test(entry.text)));
