@@ -49,6 +49,38 @@ describe('event-channels', () => {
     expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
   });
 
+  describe('of a virtual interrupt', () => {
+    const VIRQ = 5;
+    const TIMER = 0;
+    const bound = (): number =>
+      planWith(fake, eventChannels).after.object('vcpu', fake.dom0.address).num('virq_to_evtchn[0]');
+    beforeEach(() => {
+      fake.set('evtchn', own, 'state', VIRQ);
+      fake.set('evtchn', own, 'u.virq', TIMER);
+      fake.set('evtchn', own, 'notify_vcpu_id', 0);
+    });
+
+    it('are left alone where it goes to a channel that is for it', () => {
+      fake.set('vcpu', fake.dom0.address, 'virq_to_evtchn[0]', 3);
+      expect(planWith(fake, eventChannels).plan.edits).toEqual([]);
+    });
+
+    it('are found where it went to one that is not, or to none', () => {
+      for (const wrong of [2, 3 | (1 << 28)]) {
+        fake.set('vcpu', fake.dom0.address, 'virq_to_evtchn[0]', wrong);
+        expect(bound()).toBe(3);
+      }
+    });
+
+    it('are not made up: a number that is none becomes 0, and another channel is not judged', () => {
+      fake.set('evtchn', own, 'state', INTERDOMAIN);
+      fake.set('vcpu', fake.dom0.address, 'virq_to_evtchn[0]', 1 << 28);
+      expect(bound()).toBe(0);
+      fake.set('vcpu', fake.dom0.address, 'virq_to_evtchn[0]', 2);
+      expect(bound()).toBe(2);
+    });
+  });
+
   it('gives a guest the events back that Xen was said to consume', () => {
     const VIRQ = 5;
     const consumer = fake.symbol('xen_consumers') + 8n;

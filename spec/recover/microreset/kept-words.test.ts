@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { makePlan } from '../../../src/recover/mechanism.js';
 import { keptWords } from '../../../src/recover/microreset/kept-words.js';
+import type { Step } from '../../../src/recover/step.js';
 import { readEntryFacts } from '../../../src/xen/entry.js';
 import { type KeptWord, keepWords } from '../../../src/xen/kept.js';
 import { FakeXen } from '../../support/fake-xen.js';
@@ -104,6 +105,23 @@ describe('kept-words', () => {
       fake.put(slot, 8, WILD);
       expect(restored()).toEqual([]);
     });
+  });
+
+  it('lets the steps after it see what it put back', () => {
+    const right = fake.get('vcpu', fake.dom0.address, 'vcpu_info');
+    fake.set('vcpu', fake.dom0.address, 'vcpu_info', WILD);
+    const seen: bigint[] = [];
+    const look: Step = {
+      ...keptWords,
+      name: 'look',
+      run: ({ situation }) => {
+        for (const { vcpus } of situation.domains) for (const { object } of vcpus) seen.push(object.u64('vcpu_info'));
+      },
+    };
+    const xen = fake.xen();
+    makePlan({ name: 'test', steps: [keptWords, look] }, xen, { ...readEntryFacts(xen), kept });
+    expect(seen).toContain(right);
+    expect(seen).not.toContain(WILD);
   });
 
   it('does not touch the memory of a domain that is gone', () => {

@@ -13,7 +13,8 @@
  * What Xen keeps of a FIFO queue beside it (`event-queues.ts`) follows from the queue, should it have been written over: Xen uses
  * the number of the last event without a further look. The queues and the control block lead to each other, so the majority
  * tells which is right. A channel that says that Xen itself consumes its events, which only those between domains can say, takes them away
- * from its guest (`evtchn.xen_consumer`, a number in the table `xen_consumers`). Last of all, events that were lost without a trace of their sender are linked (`lost-events.ts`).
+ * from its guest (`evtchn.xen_consumer`, a number in the table `xen_consumers`). A vCPU's virtual interrupt goes to the channel that says it
+ * is for it, and not to another whose number has come to stand there (`vcpu.virq_to_evtchn`). Last of all, events that were lost without a trace of their sender are linked (`lost-events.ts`).
  */
 
 import { ifReadable } from '../../xen/damage.js';
@@ -29,16 +30,19 @@ import {
   queueDefect,
   queueState,
 } from '../../xen/event-queues.js';
-import { eventChannelBuckets, eventChannelsIn } from '../../xen/heap.js';
+import { eventChannels as channelsOf, eventChannel, eventChannelBuckets, eventChannelsIn } from '../../xen/heap.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { linkLostEvents } from './lost-events.js';
 
-/** `ECS_UNBOUND` and `ECS_INTERDOMAIN` in `evtchn.state` (Xen 4.17, xen/sched.h). */
+/** `ECS_UNBOUND`, `ECS_INTERDOMAIN` and `ECS_VIRQ` in `evtchn.state` (Xen 4.17, xen/sched.h). */
 const UNBOUND = 2;
 const INTERDOMAIN = 3;
+const VIRQ = 5;
+/** Virtual interrupts (Xen 4.17, public/xen.h: NR_VIRQS). */
+const NR_VIRQS = 24;
 
 /** Has a vCPU look at its events, once, however many reasons there are. */
 type Tell = (vcpu: Vcpu, reason: string) => void;
@@ -53,7 +57,10 @@ export const eventChannels: Step = {
       const array = eventArray(context.xen, domain);
       return array === undefined || arrayDefect(context.xen, array) !== undefined ? [] : [{ domain, array }];
     });
-    for (const domain of context.situation.domains) mendConsumers(context, domain);
+    for (const domain of context.situation.domains) {
+      mendConsumers(context, domain);
+      for (const vcpu of domain.vcpus) mendVirqs(context, vcpu);
+    }
     for (const { domain } of queued) for (const vcpu of domain.vcpus) mendBlock(context, vcpu);
     for (const lock of context.locks.heap) {
       if (lock.owner.endsWith('event channel') && isHeld(context.xen, lock)) repair(context, lock, tell);
@@ -104,6 +111,24 @@ function consumedChannels(xen: Xen, domain: Domain): XenObject[] {
 /** `xen_consumer` is a bit field, the first of its byte. */
 const consumerBits = (xen: Xen): number =>
   2 ** (xen.profile.struct('evtchn').field('xen_consumer').bit?.width ?? 8) - 1;
+
+/** An interrupt that is bound has the number of its channel; one that is not, 0. */
+function mendVirqs({ plan, xen }: StepContext, { object, name, id, domain }: Vcpu): void {
+  const table = object.at('virq_to_evtchn');
+  for (let virq = 0; virq < NR_VIRQS; virq++) {
+    const port = xen.memory.u32(table, 4 * virq);
+    if (port === 0) continue;
+    const isFor = (channel: XenObject): boolean => channel.num('state') === VIRQ && channel.num('u.virq') === virq;
+    const channel = ifReadable(() => eventChannel(xen, domain, port));
+    if (channel !== undefined && isFor(channel)) continue;
+    const all = ifReadable(() => [...channelsOf(xen, domain)]) ?? [];
+    const right = all.find((one) => isFor(one) && one.num('notify_vcpu_id') === id);
+    if (right === undefined && channel !== undefined) continue;
+    const reason = `virtual interrupt ${virq} of ${name} went to port ${port}, which is not for it`;
+    plan.write(table + BigInt(4 * virq), 4, right?.num('port') ?? 0, reason);
+    plan.found(reason);
+  }
+}
 
 function mendBlock({ plan, xen }: StepContext, vcpu: Vcpu): void {
   const state = queueState(xen, vcpu);
