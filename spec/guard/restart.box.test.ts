@@ -11,6 +11,7 @@ import { PAGE_SIZE, physical } from '../../src/x86/address.js';
 import { lostItsMode } from '../../src/x86/registers.js';
 import type { CpuState } from '../../src/xen/cpus.js';
 import { listDomains } from '../../src/xen/domains.js';
+import { baseTables } from '../../src/xen/page-tables.js';
 import { freezeInXen, inXen, lostVms, type Moment, runUntil, sampleOf, useFreshBox } from '../support/live-box.js';
 
 const DETECTION_MS = 20_000;
@@ -126,10 +127,7 @@ describe("a guest's top-level page table that does not map Xen", () => {
   /** A PV vCPU with a table that no CPU has loaded, so that the next one that does is lost. */
   const findTable = ({ view, xen }: Moment): number | undefined => {
     const loaded = new Set(Array.from({ length: view.cpuCount }, (_, cpu) => Number(view.registers(cpu).cr3 >> 12n)));
-    const tables = listDomains(xen)
-      .filter(({ kind }) => kind === 'pv')
-      .flatMap(({ vcpus }) => vcpus.map(({ object }) => Number(object.u64('arch.guest_table'))));
-    return tables.find((table) => table !== 0 && !loaded.has(table));
+    return [...baseTables(listDomains(xen))].find((table) => !loaded.has(table));
   };
 
   it('is given what it has to map, and all VMs live', async () => {

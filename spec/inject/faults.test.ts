@@ -12,6 +12,7 @@ import { knownProfiles, loadProfile } from '../../src/layout/profile.js';
 import type { View } from '../../src/x86/view.js';
 import { listDomains } from '../../src/xen/domains.js';
 import { readEntryFacts } from '../../src/xen/entry.js';
+import { pageInfo } from '../../src/xen/frames.js';
 import { heapLocks, isHeld, lockName, staticLocks } from '../../src/xen/locks.js';
 import { FakeMachine } from './fake-machine.js';
 
@@ -31,16 +32,20 @@ const control = (held?: (held: boolean) => void) =>
 
 /** Marks a frame as allocated from Xen's heap, as its allocator does. */
 function markHeapPage(frame: number): void {
-  const descriptor = BigInt(fake.box.profile.constant('FRAMETABLE_VIRT_START')) + BigInt(32 * frame);
-  fake.box.set('page_info', descriptor, 'count_info', fake.box.profile.constant('PGC_xen_heap'));
+  fake.box.set(
+    'page_info',
+    pageInfo(fake.box.xen(), frame).address,
+    'count_info',
+    fake.box.profile.constant('PGC_xen_heap'),
+  );
 }
 
 /** Gives the page at an address of the direct map to a domain, as Xen's allocator does. */
 function ownPage(domain: bigint, page: bigint): void {
-  const constant = (name: string): bigint => BigInt(fake.box.profile.constant(name));
-  const pageNumber = (address: bigint): bigint => (address - constant('DIRECTMAP_VIRT_START')) >> 12n;
-  const descriptor = constant('FRAMETABLE_VIRT_START') + 32n * pageNumber(page);
-  fake.box.set('page_info', descriptor, 'v.inuse._domain', pageNumber(domain));
+  const directMap = BigInt(fake.box.profile.constant('DIRECTMAP_VIRT_START'));
+  const pageNumber = (address: bigint): number => Number((address - directMap) >> 12n);
+  const { address } = pageInfo(fake.box.xen(), pageNumber(page));
+  fake.box.set('page_info', address, 'v.inuse._domain', pageNumber(domain));
 }
 
 async function apply(name: string, choice: Choice) {

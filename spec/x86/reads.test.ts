@@ -3,15 +3,12 @@ import { describe, expect, it } from 'vitest';
 import { decode } from '../../src/x86/decode.js';
 import { type MemoryRead, readsOf } from '../../src/x86/reads.js';
 import type { CpuRegisters } from '../../src/x86/registers.js';
+import { emptyRegisters } from '../support/fake-registers.js';
 
-const REGISTERS = {
-  rax: 0x10n,
-  rbx: 0x1000n,
-  rsi: 0x3000n,
-  rdi: 0x4000n,
-  rsp: 0x8000n,
-  gsBase: 0x70_0000n,
-} as CpuRegisters;
+const REGISTERS: CpuRegisters = {
+  ...emptyRegisters(),
+  ...{ rax: 0x10n, rbx: 0x1000n, rsi: 0x3000n, rdi: 0x4000n, rsp: 0x8000n, gsBase: 0x70_0000n },
+};
 const AT = 0xffff_82d0_4000_0000n;
 
 function reads(...code: number[]): MemoryRead[] {

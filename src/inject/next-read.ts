@@ -4,11 +4,11 @@
  * CPU's own registers in front of the instruction.
  */
 import { PAGE_SIZE } from '../x86/address.js';
-import { decode } from '../x86/decode.js';
-import { type ReadBy, readsOf } from '../x86/reads.js';
+import { readsOf } from '../x86/reads.js';
 import { isPageOfGuest } from '../xen/domain-pages.js';
 import { listDomains } from '../xen/domains.js';
 import { countInXen } from './count.js';
+import { instructionAt, instructionsWhere } from './instructions.js';
 import type { NotReached, Site } from './model.js';
 
 /** A read that takes longer to come by is not waited for, in milliseconds of host time. */
@@ -30,7 +30,7 @@ export interface NextRead {
  */
 export async function runToNextRead(site: Site): Promise<NextRead | NotReached> {
   const deadline = performance.now() + READ_LIMIT_MS;
-  const counts = instructionsThatRead(site);
+  const counts = instructionsWhere(site, ({ raw }) => readsOf(raw).length > 0);
   let from = site;
   for (let instructions = 0; ; instructions = 1) {
     const reached = await countInXen(from, { instructions, deadline, counts });
@@ -43,7 +43,8 @@ export async function runToNextRead(site: Site): Promise<NextRead | NotReached> 
 
 function readOfXen(site: Site): NextRead | undefined {
   const { state, xen } = site;
-  const { text, reads } = instructionAt(site, state.registers.rip)!;
+  const told = instructionAt(site, state.registers.rip, ({ raw }) => ({ text: raw.toString(), reads: readsOf(raw) }));
+  const { text, reads } = told!;
   const domains = listDomains(xen);
   for (const readBy of reads) {
     const { address, size } = readBy(state.registers);
@@ -51,23 +52,5 @@ function readOfXen(site: Site): NextRead | undefined {
     const frame = Math.floor(xen.memory.physicalAddress(address) / PAGE_SIZE);
     if (!isPageOfGuest(xen, domains, frame)) return { site, address, size: Math.max(1, size), text };
   }
-  return undefined;
-}
-
-/** Whether the instruction at an address reads memory. */
-function instructionsThatRead(site: Site): (rip: bigint) => boolean {
-  const known = new Map<bigint, boolean>();
-  return (rip) => {
-    let is = known.get(rip);
-    if (is === undefined) {
-      is = (instructionAt(site, rip)?.reads.length ?? 0) > 0;
-      known.set(rip, is);
-    }
-    return is;
-  };
-}
-
-function instructionAt({ xen }: Site, rip: bigint): { text: string; reads: readonly ReadBy[] } | undefined {
-  for (const { raw } of decode(xen.memory.bytes(rip, 15), rip)) return { text: raw.toString(), reads: readsOf(raw) };
   return undefined;
 }

@@ -4,10 +4,9 @@ import {
   InstructionInfoFactory,
   MemorySizeExt,
   OpAccess,
-  Register,
-  RegisterExt,
   type UsedMemory,
 } from 'iced-x86';
+import { addressOf } from './interpret/operands.js';
 import { type CpuRegisters, ENCODING_ORDER } from './registers.js';
 
 export interface MemoryRead {
@@ -48,24 +47,11 @@ export function readsOf(raw: IcedInstruction): readonly ReadBy[] {
 }
 
 function readBy(used: UsedMemory): ReadBy | undefined {
-  const base = readerOf(used.base);
-  const index = readerOf(used.index);
-  if (base === undefined || index === undefined) return undefined;
-  const { displacement, segment } = used;
-  const scale = BigInt(used.scale);
+  const address = addressOf(used);
+  if (address === undefined) return undefined;
   const size = MemorySizeExt.size(used.memorySize);
   return (registers) => {
-    const { fsBase, gsBase } = registers;
-    const segmentBase = segment === Register.FS ? fsBase : segment === Register.GS ? gsBase : 0n;
-    const address = segmentBase + base(registers) + index(registers) * scale + displacement;
-    return { address: BigInt.asUintN(64, address), size };
+    const r = BigUint64Array.from(ENCODING_ORDER, (name) => registers[name]);
+    return { address: address({ ...registers, r }), size };
   };
-}
-
-/** Displacements relative to the program counter have been added up by the decoder. */
-function readerOf(register: Register): ((registers: Readonly<CpuRegisters>) => bigint) | undefined {
-  if (register === Register.None || register === Register.RIP) return () => 0n;
-  if (!RegisterExt.isGPR64(register)) return undefined;
-  const name = ENCODING_ORDER[RegisterExt.number(register)]!;
-  return (registers) => registers[name];
 }

@@ -3,6 +3,7 @@
  * `domain_kill`) and hvm/svm/svm.c.
  */
 import { type Domain, domainName, type Vcpu } from './domains.js';
+import { usesSvm, vmcbOf } from './vmcb.js';
 import type { Xen } from './xen.js';
 
 /** `VMEXIT_SHUTDOWN`: the guest's CPU could not deliver an exception, nor the double fault after it. */
@@ -26,10 +27,9 @@ export function endedVm(xen: Xen, domains: readonly Domain[]): string | undefine
  * Whether an HVM vCPU has met a triple fault that Xen has not dealt with yet, or cannot but meet one: QEMU 7.2 now and then saves
  * Xen's own state as that of a guest with more than one vCPU, which then executes in Xen's address space without its page tables.
  */
-function isBroken(xen: Xen, { object }: Vcpu): boolean {
-  if (xen.memory.u64(xen.perCpu('host_vmcb', 0)) === 0n) return false; // Not AMD's.
-  const address = object.u64('arch.hvm.svm.vmcb');
-  if (!xen.memory.isMapped(address)) return false;
-  const vmcb = xen.object('vmcb_struct', address);
+function isBroken(xen: Xen, vcpu: Vcpu): boolean {
+  if (!usesSvm(xen)) return false;
+  const vmcb = vmcbOf(xen, vcpu);
+  if (!xen.memory.isMapped(vmcb.address)) return false;
   return vmcb.u64('exitcode') === EXIT_SHUTDOWN || xen.profile.isText(vmcb.u64('rip'));
 }

@@ -40,6 +40,15 @@ export function eventChannel(xen: Xen, domain: Domain, port: number): XenObject 
   return undefined;
 }
 
+export type ChannelState = 'FREE' | 'RESERVED' | 'UNBOUND' | 'INTERDOMAIN' | 'PIRQ' | 'VIRQ' | 'IPI';
+
+/** A value of `evtchn.state`, by its name without `ECS_`. */
+export const channelState = (xen: Xen, name: ChannelState): number => Number(xen.profile.constant(`ECS_${name}`));
+
+/** Whether a channel is for this virtual interrupt. */
+export const isForVirq = (xen: Xen, channel: XenObject, virq: number): boolean =>
+  channel.num('state') === channelState(xen, 'VIRQ') && channel.num('u.virq') === virq;
+
 const bucketAt = (xen: Xen, table: bigint, index: number): bigint =>
   table === 0n ? 0n : xen.memory.u64(table + BigInt(8 * index));
 

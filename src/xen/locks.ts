@@ -10,6 +10,7 @@ import { eventChannelBuckets, eventChannelsIn, grantEntries } from './heap.js';
 import { lineOf, lines, linesWhere, lineTable, lineTableDefect } from './interrupts.js';
 import type { XenObject } from './object.js';
 import { runQueues, schedulerPrivates, schedulerResources } from './scheduler.js';
+import { usesSvm } from './vmcb.js';
 import type { Xen } from './xen.js';
 
 export interface LockInstance {
@@ -235,7 +236,7 @@ type Half = 'none' | 'pv' | 'svm' | 'vmx';
 
 function halfOf(xen: Xen, { kind }: Domain): Half {
   if (kind !== 'hvm') return kind === 'pv' ? 'pv' : 'none';
-  return xen.memory.u64(xen.perCpu('host_vmcb', 0)) === 0n ? 'vmx' : 'svm';
+  return usesSvm(xen) ? 'svm' : 'vmx';
 }
 
 /** The half that is not in use is other data. */

@@ -7,8 +7,9 @@
  * The last two let the CPU, or the machine, go on to a place of their own; the point that is recorded is that place.
  */
 import { z } from 'zod';
-import { decode } from '../../x86/decode.js';
+import type { Instruction } from '../../x86/decode.js';
 import { countInXen } from '../count.js';
+import { instructionAt, instructionsWhere } from '../instructions.js';
 import type { Applied, FaultModel, NotReached, Site } from '../model.js';
 import { addressOf, knownOf } from '../names.js';
 import { runToAny } from '../run-to.js';
@@ -48,7 +49,7 @@ export const softwareBug: FaultModel<typeof options> = {
 
 async function skipInstruction(site: Site): Promise<Applied | NotReached> {
   const { target, state } = site;
-  const instruction = instructionAt(site, state.registers.rip);
+  const instruction = instructionAt(site, state.registers.rip, tell);
   if (instruction === undefined) return { kind: 'not-reached', why: 'the code at the program counter is none' };
   await target.machine.writeRegisters(state.cpu, { rip: instruction.next });
   return { kind: 'applied', what: `instruction "${instruction.text}" skipped` };
@@ -59,29 +60,16 @@ const BRANCH_LIMIT_MS = 3000;
 
 async function takeWrongBranch(site: Site): Promise<Applied | NotReached> {
   const { machine } = site.target;
-  const counts = conditionalBranches(site);
+  const counts = instructionsWhere(site, ({ flow, target }) => flow === 'branch' && target !== undefined);
   const reached = await countInXen(site, { instructions: 0, deadline: performance.now() + BRANCH_LIMIT_MS, counts });
   if (reached.kind === 'not-reached') return { kind: 'not-reached', why: 'no conditional branch came by' };
   const { state } = reached.site;
-  const { branch, next, text } = instructionAt(reached.site, state.registers.rip)!;
+  const { branch, next, text } = instructionAt(reached.site, state.registers.rip, tell)!;
   await machine.stepOne(state.cpu);
   const { rip } = await machine.registers(state.cpu);
   const taken = rip === branch;
   await machine.writeRegisters(state.cpu, { rip: taken ? next : branch! });
   return { kind: 'applied', what: `branch "${text}" ${taken ? 'not taken' : 'taken'} wrongly`, site: reached.site };
-}
-
-/** Whether a conditional branch stands at an address. */
-function conditionalBranches(site: Site): (rip: bigint) => boolean {
-  const known = new Map<bigint, boolean>();
-  return (rip) => {
-    let is = known.get(rip);
-    if (is === undefined) {
-      is = instructionAt(site, rip)?.branch !== undefined;
-      known.set(rip, is);
-    }
-    return is;
-  };
 }
 
 /**
@@ -123,9 +111,8 @@ interface Seen {
   readonly text: string;
 }
 
-function instructionAt({ xen }: Site, rip: bigint): Seen | undefined {
-  for (const { next, flow, target, raw } of decode(xen.memory.bytes(rip, 15), rip)) {
-    return { next, branch: flow === 'branch' ? target : undefined, text: raw.toString() };
-  }
-  return undefined;
-}
+const tell = ({ next, flow, target, raw }: Instruction): Seen => ({
+  next,
+  branch: flow === 'branch' ? target : undefined,
+  text: raw.toString(),
+});

@@ -26,6 +26,7 @@ import type { XenObject } from '../../xen/object.js';
 import { poppedFrame } from '../../xen/popped-frame.js';
 import { RESTORE_ORDER, SAVE_ORDER } from '../../xen/saved-registers.js';
 import { isTrampoline, onStack, type TrapFrame } from '../../xen/stack.js';
+import { vmcbOf } from '../../xen/vmcb.js';
 import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
@@ -141,7 +142,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   const stuffing = trap.rsp < guestFrame && context.facts.stuffingReturns.has(xen.memory.u64(guestFrame - 8n));
   if (stuffing && cpu.current.domain.kind === 'hvm') resumeAtStgi(context, cpu, 'pending');
   const handling = trap.rsp < guestFrame && xen.memory.u64(guestFrame - 8n) === context.facts.svm?.handlerReturn;
-  if (handling && cpu.current.domain.kind === 'hvm' && !isSynced(frame, vmcbOf(context, cpu))) {
+  if (handling && cpu.current.domain.kind === 'hvm' && !isSynced(frame, vmcbOf(xen, cpu.current))) {
     resumeAtStgi(context, cpu, 'pending');
   }
   if (trap.rsp < guestFrame || trap.rsp >= end) return;
@@ -158,7 +159,7 @@ function completeFailed(context: StepContext, cpu: CpuState): void {
   }
   take(cpu.unsaved);
   if (!hvm) completeSyscallFrame();
-  if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(context, cpu)) ? 'pending' : 'handled');
+  if (hvm) resumeAtStgi(context, cpu, exitIsPending(frame, vmcbOf(xen, cpu.current)) ? 'pending' : 'handled');
 
   function take(unsaved: CpuState['unsaved']): void {
     for (const name of unsaved) plan.set(frame, name, trap.object.u64(name), reason);
@@ -206,9 +207,6 @@ function lostStackInEntry({ xen }: StepContext, cpu: CpuState, frame: XenObject,
   return entering && cpu.current.domain.kind === 'pv' && xen.view.lapic(cpu.cpu).inService.includes(vector);
 }
 
-const vmcbOf = ({ xen }: StepContext, { current }: CpuState): XenObject =>
-  xen.object('vmcb_struct', current.object.u64('arch.hvm.svm.vmcb'));
-
 /** Whether the exit handler has copied the guest's position from the VMCB to the frame, with what it may have changed since. */
 function isSynced(frame: XenObject, vmcb: XenObject): boolean {
   if (frame.u64('rsp') !== vmcb.u64('rsp')) return false;
@@ -225,7 +223,7 @@ const exitIsPending = (frame: XenObject, vmcb: XenObject): boolean =>
 
 function resumeAtStgi(context: StepContext, cpu: CpuState, exit: 'pending' | 'handled'): void {
   const { plan, xen, facts } = context;
-  const vmcb = vmcbOf(context, cpu);
+  const vmcb = vmcbOf(xen, cpu.current);
   const frame = xen.object('cpu_user_regs', cpu.stack.guestFrame);
   const reason = `${cpu.current.name}: as its VMCB has it`;
   for (const name of ['rip', 'rsp', 'rflags', 'rax'] as const) plan.set(frame, name, vmcb.u64(name), reason);

@@ -53,7 +53,7 @@ export function fixCredit2Data(context: StepContext): void {
   for (const data of credit2Privates(xen)) fixMasks(context, data);
   for (const vcpu of allVcpus(situation.domains)) {
     if (vcpu.domain.kind === 'idle') continue;
-    const unit = xen.object('vcpu', vcpu.address).u64('sched_unit');
+    const unit = vcpu.object.u64('sched_unit');
     fixUnit(unit, vcpu.name);
     unpark(vcpu, unit);
   }
@@ -108,10 +108,8 @@ export function fixCredit2Data(context: StepContext): void {
 }
 
 /** A vCPU does not wait for that any more. @returns whether it did */
-export function endWait({ plan, xen }: StepContext, { address }: Vcpu, flag: bigint, reason: string): boolean {
-  const vcpu = xen.object('vcpu', address);
-  return plan.set(vcpu, 'pause_flags', vcpu.u64('pause_flags') & ~flag, reason);
-}
+export const endWait = ({ plan }: StepContext, { object }: Vcpu, flag: bigint, reason: string): boolean =>
+  plan.set(object, 'pause_flags', object.u64('pause_flags') & ~flag, reason);
 
 /** Credit2 counts its queues. Where that is more than CPUs name, a list of these would lose some, and the audit refuses the broken one. */
 function fixQueueList({ plan, xen }: StepContext, data: XenObject): void {

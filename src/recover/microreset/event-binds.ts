@@ -17,7 +17,7 @@
 import type { CpuState } from '../../xen/cpus.js';
 import type { Domain } from '../../xen/domains.js';
 import { GuestStruct } from '../../xen/guest-struct.js';
-import { eventChannel, eventChannels } from '../../xen/heap.js';
+import { type ChannelState, channelState, eventChannel, eventChannels, isForVirq } from '../../xen/heap.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Step, StepContext } from '../step.js';
 import { namedDomain, type UnderWay, underWay } from './under-way.js';
@@ -61,11 +61,9 @@ export const eventBinds: Step = {
   },
 };
 
-const state = ({ xen }: StepContext, name: string): number => Number(xen.profile.constant(`ECS_${name}`));
-
 function release({ context }: Call, domain: Domain, channel: XenObject): void {
   const reason = `port ${channel.num('port')} of d${domain.id} was bound half way`;
-  context.plan.set(channel, 'state', state(context, 'FREE'), reason);
+  context.plan.set(channel, 'state', channelState(context.xen, 'FREE'), reason);
   context.plan.set(channel, 'notify_vcpu_id', 0, reason);
   context.plan.found(reason);
 }
@@ -89,7 +87,7 @@ function bindInterdomain(call: Call): void {
   const remote = namedDomain(context, cpu, given.num('remote_dom'));
   const theirs = remote && eventChannel(xen, remote, remotePort);
   if (remote === undefined || theirs === undefined) return;
-  const interdomain = state(context, 'INTERDOMAIN');
+  const interdomain = channelState(context.xen, 'INTERDOMAIN');
   const mine = [...eventChannels(xen, caller)].find(
     (one) => one.num('state') === interdomain && leadsTo(one, remote, remotePort),
   );
@@ -98,7 +96,7 @@ function bindInterdomain(call: Call): void {
   if (theirs.num('state') === interdomain && leadsTo(theirs, caller, port)) {
     tell(call, mine);
     finish(call, 'local_port', port, `port ${port} of d${caller.id} is bound to port ${remotePort} of d${remote.id}`);
-  } else if (theirs.num('state') === state(context, 'UNBOUND')) {
+  } else if (theirs.num('state') === channelState(context.xen, 'UNBOUND')) {
     release(call, caller, mine);
     // Its name shares memory with the port number that is put there next.
     plan.set(
@@ -125,10 +123,9 @@ function bindVirq(call: Call): void {
   const [virq, id] = [given.num('virq'), given.num('vcpu')];
   const vcpu = caller.vcpus.find((one) => one.id === id);
   if (vcpu === undefined || !vcpu.object.has(`virq_to_evtchn[${virq}]`)) return;
-  const bound = context.xen.object('vcpu', vcpu.address).num(`virq_to_evtchn[${virq}]`) >>> 0;
+  const bound = vcpu.object.num(`virq_to_evtchn[${virq}]`) >>> 0;
   for (const channel of eventChannels(context.xen, caller)) {
-    if (channel.num('state') !== state(context, 'VIRQ') || channel.num('u.virq') !== virq) continue;
-    if (channel.num('notify_vcpu_id') !== id) continue;
+    if (!isForVirq(context.xen, channel, virq) || channel.num('notify_vcpu_id') !== id) continue;
     if (channel.num('port') !== bound) release(call, caller, channel);
     else finish(call, 'port', bound, `virtual interrupt ${virq} of ${vcpu.name} is bound to port ${bound}`);
   }
@@ -138,7 +135,7 @@ function bindPirq(call: Call): void {
   const { context, given, caller } = call;
   const irq = given.num('pirq');
   for (const channel of eventChannels(context.xen, caller)) {
-    if (channel.num('state') !== state(context, 'PIRQ') || channel.num('u.pirq.irq') !== irq) continue;
+    if (channel.num('state') !== channelState(context.xen, 'PIRQ') || channel.num('u.pirq.irq') !== irq) continue;
     const port = channel.num('port');
     finish(call, 'port', port, `interrupt ${irq} of d${caller.id} is bound to port ${port}`);
   }
@@ -154,10 +151,10 @@ function bindIpi(call: Call): void {
 }
 
 /** The one channel that the thread holds locked. */
-function releaseLocked(call: Call, domain: Domain, kind: string): void {
+function releaseLocked(call: Call, domain: Domain, kind: ChannelState): void {
   const { context, cpu } = call;
   for (const channel of eventChannels(context.xen, domain)) {
-    if (channel.num('state') !== state(context, kind)) continue;
+    if (channel.num('state') !== channelState(context.xen, kind)) continue;
     if (isWriter(context, channel.at('lock'), cpu.cpu)) release(call, domain, channel);
   }
 }
@@ -174,16 +171,16 @@ function close(call: Call): void {
   const { plan, xen, situation } = context;
   const port = given.num('port');
   const channel = eventChannel(xen, caller, port);
-  if (channel === undefined || channel.num('state') !== state(context, 'FREE')) return;
+  if (channel === undefined || channel.num('state') !== channelState(context.xen, 'FREE')) return;
   for (const domain of situation.domains) {
     if (domain.kind === 'idle') continue;
     for (const other of eventChannels(xen, domain)) {
-      const isOpen = other.num('state') === state(context, 'INTERDOMAIN');
+      const isOpen = other.num('state') === channelState(context.xen, 'INTERDOMAIN');
       const isClosing =
-        other.num('state') === state(context, 'UNBOUND') && isWriter(context, other.at('lock'), cpu.cpu);
+        other.num('state') === channelState(context.xen, 'UNBOUND') && isWriter(context, other.at('lock'), cpu.cpu);
       if (!(isOpen || isClosing) || !leadsTo(other, caller, port)) continue;
       const reason = `the other end of port ${other.num('port')} of d${domain.id} is closed`;
-      plan.set(other, 'state', state(context, 'UNBOUND'), reason);
+      plan.set(other, 'state', channelState(context.xen, 'UNBOUND'), reason);
       plan.set(other, 'u.unbound.remote_domid', caller.id, reason);
       plan.found(reason);
     }
@@ -208,7 +205,7 @@ function expandArray(call: Call): void {
 function recount(context: StepContext, domain: Domain): void {
   const { plan, xen, frozen } = context;
   if (frozen.memory.u32(domain.object.at('event_lock')) === 0) return;
-  const [free, reserved] = [state(context, 'FREE'), state(context, 'RESERVED')];
+  const [free, reserved] = [channelState(context.xen, 'FREE'), channelState(context.xen, 'RESERVED')];
   let active = 0;
   let ours = 0;
   for (const channel of eventChannels(xen, domain)) {

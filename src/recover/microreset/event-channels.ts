@@ -30,19 +30,22 @@ import {
   queueDefect,
   queueState,
 } from '../../xen/event-queues.js';
-import { eventChannels as channelsOf, eventChannel, eventChannelBuckets, eventChannelsIn } from '../../xen/heap.js';
+import {
+  channelState,
+  eventChannels as channelsOf,
+  eventChannel,
+  eventChannelBuckets,
+  eventChannelsIn,
+  isForVirq,
+} from '../../xen/heap.js';
 import { isHeld, type LockInstance } from '../../xen/locks.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 import { linkLostEvents } from './lost-events.js';
 
-/** `ECS_UNBOUND`, `ECS_INTERDOMAIN` and `ECS_VIRQ` in `evtchn.state` (Xen 4.17, xen/sched.h). */
-const UNBOUND = 2;
-const INTERDOMAIN = 3;
-const VIRQ = 5;
-/** Virtual interrupts (Xen 4.17, public/xen.h: NR_VIRQS). */
-const NR_VIRQS = 24;
+/** Which channels may say that Xen consumes their events. */
+const MAY_HAVE_CONSUMER = ['UNBOUND', 'INTERDOMAIN'] as const;
 
 /** Has a vCPU look at its events, once, however many reasons there are. */
 type Tell = (vcpu: Vcpu, reason: string) => void;
@@ -85,7 +88,7 @@ function teller({ plan, abandoned }: StepContext): Tell {
 function mendConsumers({ plan, xen }: StepContext, domain: Domain): void {
   for (const channel of ifReadable(() => consumedChannels(xen, domain)) ?? []) {
     const consumer = channel.num('xen_consumer');
-    const mayHaveOne = channel.num('state') === UNBOUND || channel.num('state') === INTERDOMAIN;
+    const mayHaveOne = MAY_HAVE_CONSUMER.some((name) => channel.num('state') === channelState(xen, name));
     const called = xen.memory.u64(xen.symbol('xen_consumers') + BigInt(8 * (consumer - 1)));
     if (mayHaveOne && xen.profile.isText(called)) continue;
     const reason = `Xen consumes no events of d${domain.id} (port ${channel.num('port')})`;
@@ -115,14 +118,14 @@ const consumerBits = (xen: Xen): number =>
 /** An interrupt that is bound has the number of its channel; one that is not, 0. */
 function mendVirqs({ plan, xen }: StepContext, { object, name, id, domain }: Vcpu): void {
   const table = object.at('virq_to_evtchn');
-  for (let virq = 0; virq < NR_VIRQS; virq++) {
+  const count = Number(xen.profile.constant('NR_VIRQS'));
+  for (let virq = 0; virq < count; virq++) {
     const port = xen.memory.u32(table, 4 * virq);
     if (port === 0) continue;
-    const isFor = (channel: XenObject): boolean => channel.num('state') === VIRQ && channel.num('u.virq') === virq;
     const channel = ifReadable(() => eventChannel(xen, domain, port));
-    if (channel !== undefined && isFor(channel)) continue;
+    if (channel !== undefined && isForVirq(xen, channel, virq)) continue;
     const all = ifReadable(() => [...channelsOf(xen, domain)]) ?? [];
-    const right = all.find((one) => isFor(one) && one.num('notify_vcpu_id') === id);
+    const right = all.find((one) => isForVirq(xen, one, virq) && one.num('notify_vcpu_id') === id);
     if (right === undefined && channel !== undefined) continue;
     const reason = `virtual interrupt ${virq} of ${name} went to port ${port}, which is not for it`;
     plan.write(table + BigInt(4 * virq), 4, right?.num('port') ?? 0, reason);
@@ -174,7 +177,7 @@ function repair(context: StepContext, lock: LockInstance, tell: Tell): void {
   const channel = channelOf(context, lock);
   const domain = situation.domains.find(({ id }) => lock.owner.startsWith(`d${id} `));
   repairEnd(context, domain, channel, tell);
-  if (channel.num('state') !== INTERDOMAIN) return;
+  if (channel.num('state') !== channelState(context.xen, 'INTERDOMAIN')) return;
   const remote = situation.domains.find(({ address }) => address === channel.u64('u.interdomain.remote_dom'));
   const port = channel.num('u.interdomain.remote_port');
   const other = context.locks.heap

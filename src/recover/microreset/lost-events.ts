@@ -17,13 +17,11 @@
 import { ifReadable } from '../../xen/damage.js';
 import type { Domain, Vcpu } from '../../xen/domains.js';
 import { EVENT, type EventQueue, eventQueues, eventWord, queueState, WORDS_PER_PAGE } from '../../xen/event-queues.js';
-import { eventChannel } from '../../xen/heap.js';
+import { channelState, eventChannel } from '../../xen/heap.js';
 import type { XenObject } from '../../xen/object.js';
 import type { Xen } from '../../xen/xen.js';
 import type { StepContext } from '../step.js';
 
-/** `ECS_RESERVED` in `evtchn.state` (Xen 4.17, xen/sched.h): what lies above is in use. */
-const RESERVED = 1;
 const MARKS = EVENT.linked + EVENT.busy + EVENT.next;
 
 interface Event {
@@ -157,7 +155,8 @@ function followQueues(
 /** The queue in which an event of a channel in use belongs. */
 function queueOf(xen: Xen, domain: Domain, port: number, queues: readonly EventQueue[]): EventQueue | undefined {
   const channel = ifReadable(() => eventChannel(xen, domain, port));
-  if (channel === undefined || channel.num('state') <= RESERVED) return undefined;
+  // What lies above is in use.
+  if (channel === undefined || channel.num('state') <= channelState(xen, 'RESERVED')) return undefined;
   const [vcpu, level] = [channel.num('notify_vcpu_id'), channel.num('priority')];
   return queues.find((queue) => queue.vcpu.id === vcpu && queue.priority === level);
 }

@@ -214,7 +214,7 @@ function isInHand(context: StepContext, cpu: CpuState, { order }: Extents, last:
 function takeAway(context: StepContext, cpu: CpuState, extents: Extents, last: number): void {
   const { plan, xen } = context;
   const { order } = extents;
-  const domain = xen.object('domain', extents.domain.address);
+  const domain = extents.domain.object;
   const head = headOf(last, order);
   const pages = 2 ** order;
   const total = domain.num('tot_pages') >>> 0;

@@ -17,7 +17,6 @@ import type { Domain } from '../../xen/domains.js';
 import { guestBytes } from '../../xen/guest-memory.js';
 import type { XenObject } from '../../xen/object.js';
 import { pauseDefect } from '../../xen/pause-counts.js';
-import type { Xen } from '../../xen/xen.js';
 import type { Step, StepContext } from '../step.js';
 
 /** Code that pauses a domain or a vCPU and lets it run again before it ends. */
@@ -39,16 +38,14 @@ export const pauses: Step = {
       undoShutdown(context, cpu);
     }
     for (const domain of context.situation.domains) {
-      if (domain.kind !== 'idle' && (wasPausing || cannotBe(context.xen, domain))) recount(context, domain);
+      if (domain.kind !== 'idle' && (wasPausing || cannotBe(domain))) recount(context, domain);
     }
   },
 };
 
 /** Counts that no thread leaves behind: something was written over them. */
-function cannotBe(xen: Xen, { address, vcpus }: Domain): boolean {
-  const isWrong = (object: XenObject): boolean => pauseDefect(object) !== undefined;
-  return isWrong(xen.object('domain', address)) || vcpus.some((vcpu) => isWrong(xen.object('vcpu', vcpu.address)));
-}
+const cannotBe = ({ object, vcpus }: Domain): boolean =>
+  [{ object }, ...vcpus].some((counted) => pauseDefect(counted.object) !== undefined);
 
 function undoRequest(context: StepContext, cpu: CpuState): void {
   const { plan, xen, situation } = context;
@@ -91,13 +88,12 @@ const wasIn = ({ backtrace }: CpuState, name: string): boolean =>
   backtrace.some(({ text }) => text.startsWith(`${name}+`));
 
 function recount({ plan, xen }: StepContext, domain: Domain): void {
-  const object = xen.object('domain', domain.address);
+  const { object } = domain;
   if (object.num('is_dying') !== 0 || object.u64('arch.paging.preempt.dom') !== 0n) return;
   correct(object, object.num('controller_pause_count'), `d${domain.id}`);
   // A vCPU of the toolstack's domain may wait for another CPU to carry its hypercall on.
   if (object.bool('is_privileged')) return;
-  for (const { address, name } of domain.vcpus) {
-    const vcpu = xen.object('vcpu', address);
+  for (const { object: vcpu, name } of domain.vcpus) {
     const reasons = [
       vcpu.num('controller_pause_count'),
       vcpu.num('vm_event_pause_count'),

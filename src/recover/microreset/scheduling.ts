@@ -98,7 +98,7 @@ function fixRunstateCounts({ plan, xen, situation }: StepContext): void {
     const unit = unitOf(xen, vcpu);
     if (!xen.memory.isMapped(unit)) continue;
     const ofUnit = counts.get(unit) ?? [0, 0, 0, 0];
-    ofUnit[xen.object('vcpu', vcpu.address).num('runstate.state') & 3]!++;
+    ofUnit[vcpu.object.num('runstate.state') & 3]!++;
     counts.set(unit, ofUnit);
   }
   for (const [address, states] of counts) {

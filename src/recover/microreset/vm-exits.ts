@@ -19,6 +19,7 @@ import type { EntryFacts } from '../../xen/entry.js';
 import { threadStackPointer } from '../../xen/hypercalls.js';
 import type { XenObject } from '../../xen/object.js';
 import { highestInService, vectorBit } from '../../xen/vlapic.js';
+import { vmcbOf } from '../../xen/vmcb.js';
 import type { Xen } from '../../xen/xen.js';
 import { note, type Step, type StepContext } from '../step.js';
 
@@ -40,7 +41,7 @@ export const vmExits: Step = {
 
 function repair(context: StepContext, cpu: CpuState): void {
   const { xen, facts } = context;
-  const vmcb = xen.object('vmcb_struct', cpu.current.object.u64('arch.hvm.svm.vmcb'));
+  const vmcb = vmcbOf(xen, cpu.current);
   const stage = stageOf(xen, facts, cpu);
   if (stage === 'handling') {
     requeue(context, cpu, vmcb);

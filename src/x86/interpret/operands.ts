@@ -1,5 +1,12 @@
 /** Operands of decoded instructions as functions that read and write them. */
-import { type Instruction as IcedInstruction, MemorySizeExt, OpKind, Register, RegisterExt } from 'iced-x86';
+import {
+  type Instruction as IcedInstruction,
+  MemorySizeExt,
+  OpKind,
+  Register,
+  RegisterExt,
+  type UsedMemory,
+} from 'iced-x86';
 import { maskOf, unsigned } from './alu.js';
 import { type InterpretedCpu, Unpredictable } from './cpu.js';
 
@@ -83,14 +90,26 @@ export function registerOperand(register: Register): Operand | undefined {
 }
 
 /** The address of the memory operand, segment base included. */
-export function effectiveAddress(raw: IcedInstruction): ((cpu: InterpretedCpu) => bigint) | undefined {
-  const base = addressPart(raw.memoryBase);
-  const index = addressPart(raw.memoryIndex);
+export const effectiveAddress = (raw: IcedInstruction): Address | undefined =>
+  addressOf({
+    base: raw.memoryBase,
+    index: raw.memoryIndex,
+    scale: raw.memoryIndexScale,
+    displacement: raw.memoryDisplacement,
+    segment: raw.segmentPrefix,
+  });
+
+/** What an address is made of. For one relative to rip the decoder has added that to the displacement already. */
+export type AddressParts = Pick<UsedMemory, 'base' | 'index' | 'scale' | 'displacement' | 'segment'>;
+type Address = (cpu: Pick<InterpretedCpu, 'r' | 'fsBase' | 'gsBase'>) => bigint;
+
+/** The address that is made of these parts; `undefined` where they are not 64-bit general registers. */
+export function addressOf(parts: AddressParts): Address | undefined {
+  const base = addressPart(parts.base);
+  const index = addressPart(parts.index);
   if (base === undefined || index === undefined) return undefined;
-  const scale = BigInt(raw.memoryIndexScale);
-  // For an address relative to rip, the decoder has added it already.
-  const displacement = raw.memoryDisplacement;
-  const segment = raw.segmentPrefix;
+  const scale = BigInt(parts.scale);
+  const { displacement, segment } = parts;
   return (cpu) => {
     let address = displacement;
     if (base !== 'none') address += cpu.r[base]!;
