@@ -136,7 +136,12 @@ export class PageTables {
   /** The tables of the address spaces in which the guests' vCPUs are: top level, and the two below it. */
   inUse(domains: readonly Domain[]): Record<TableLevel, Set<number>> {
     const tables = { 1: new Set<number>(), 2: new Set<number>(), 3: new Set<number>(), 4: new Set<number>() };
-    for (const frame of baseTables(domains)) if (frame < this.#words.count) tables[4].add(frame);
+    for (const frame of baseTables(domains)) {
+      if (frame >= this.#words.count) continue;
+      tables[4].add(frame);
+      // Its entries count as far as its descriptor says.
+      this.#words.keep(frame);
+    }
     for (const level of [4, 3] as const) {
       const below = (level - 1) as TableLevel;
       for (const table of tables[level]) {

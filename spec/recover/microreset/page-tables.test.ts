@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { beforeEach, describe, expect, it } from 'vitest';
+import { RecordingView } from '../../../src/recover/capsule.js';
 import { makePlan } from '../../../src/recover/mechanism.js';
 import { pageFrames, pageFramesBy } from '../../../src/recover/microreset/page-frames.js';
 import { pageTables, pageTablesBy } from '../../../src/recover/microreset/page-tables.js';
@@ -86,6 +87,24 @@ describe('page tables of dropped threads', () => {
     setType(tables[4]!, typeInfo(tables[4]!) + 1n);
     dropThread([]);
     expect(writes(plan(pageFrames, pageTables))).toEqual([]);
+  });
+
+  it('are counted in a capsule as they were on the box, also where the descriptor of the table at the top lies apart', () => {
+    const top = newTable(4, []);
+    fake.set('vcpu', fake.dom0.address, 'arch.guest_table.pfn', top);
+    const DESCRIPTORS_PER_PAGE = 128;
+    for (let n = 0; n < DESCRIPTORS_PER_PAGE; n++) newFrame();
+    const third = newTable(3, [[top, 0]]);
+    dropThread([descriptor(third)]);
+    const recording = new RecordingView(fake);
+    const replay = (): Plan => {
+      const xen = fake.xen(recording);
+      return makePlan({ name: 'test', steps: [pageTables] }, xen, readEntryFacts(xen));
+    };
+    const made = replay();
+    recording.seal();
+    expect(replay()).toEqual(made);
+    expect(made.steps[0]?.findings).toEqual([]);
   });
 
   it('lose the reference of a vCPU that has another one at the top by now', () => {
